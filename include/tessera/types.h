@@ -1,0 +1,36 @@
+/* types.h - what every contract shares: dtypes, the stream of a backend, and how precise products are. */
+#ifndef TS_TYPES_H
+#define TS_TYPES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "tessera/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum { TS_F32, TS_BF16, TS_I32, TS_U8 } ts_dtype;
+
+/* The queue of one backend, with the handles and caches its ops need. Opaque: only the backend looks inside.
+ * Work queued on one stream runs in order; the CPU backend is synchronous. One thread uses a stream at a time. */
+typedef struct ts_stream ts_stream;
+
+/* How matrix products and convolutions multiply. Tensors stay float32 in memory and sums are float32 in both.
+ *   TS_MATH_F32   float32 products
+ *   TS_MATH_BF16  operands are rounded to bfloat16 first (CPU: AMX or AVX512-BF16; CUDA: tensor cores)
+ * Quantizers, norms, softmax, losses and optimizers are float32 always. */
+typedef enum { TS_MATH_F32, TS_MATH_BF16 } ts_math;
+
+/* Limits that let small structs travel by value into a kernel launch. */
+enum {
+    TS_MAX_D = 16,      /* channels of a scalar quantizer                          */
+    TS_MAX_SCALES = 16, /* scales of a pyramid                                     */
+    TS_MAX_SUM_L = 256  /* sum of the levels of all channels (digit head softmaxes) */
+};
+
+#ifdef __cplusplus
+}
+#endif
+#endif
