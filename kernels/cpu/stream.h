@@ -1,0 +1,14 @@
+/* stream.h - what the CPU ops know of a stream. */
+#ifndef TS_CPU_STREAM_H
+#define TS_CPU_STREAM_H
+
+#include "tessera/types.h"
+
+struct dnn_cache;
+
+struct ts_stream {
+    int threads;           /* at least 1; every parallel region asks for so many: num_threads(s->threads) */
+    struct dnn_cache *dnn; /* oneDNN's engine and primitives (onednn.h); NULL until the first product     */
+};
+
+#endif
