@@ -47,13 +47,15 @@ ts_status ts_fsq_init(ts_fsq *q, ts_fsq_bound bound, const int32_t *level, int D
     return TS_OK;
 }
 
-/* The nearest of S ticks to k/(K-1); the first minimum wins. */
+/* The nearest of S ticks to k/(K-1); the first minimum wins. Ties are real (K = 3, S = 2), so the ticks are rounded as
+ * the published model rounds them: start + j*step, and exactly the end for the last one. */
 static int32_t nearest_tick(int k, int K, int S)
 {
-    double at = (double)k / (K > 1 ? K - 1 : 1), margin = S == 4 ? 1 / (3.0 * S) : 1 / (2.0 * S), best = 2;
+    double start = S == 4 ? 1 / 3.0 / S : 1 / 2.0 / S, end = 1 - start, step = S > 1 ? (end - start) / (S - 1) : 0;
+    double at = (double)k / (K > 1 ? K - 1 : 1), best = 2;
     int32_t found = 0;
     for (int j = 0; j < S; j++) {
-        double tick = S == 1 ? margin : margin + (1 - 2 * margin) * j / (S - 1);
+        double tick = j > 0 && j == S - 1 ? end : start + j * step;
         if (fabs(tick - at) < best) {
             best = fabs(tick - at);
             found = j;
