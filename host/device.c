@@ -1,0 +1,119 @@
+/* device.c - contract: device.h. */
+#include "host/device.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Four classes to each power of two, so at most a fifth of a block is unused. */
+static int size_class(size_t bytes, size_t *rounded)
+{
+    size_t unit = 64; /* classes 4*64, 5*64, 6*64, 7*64, then doubled */
+    int octave = 0;
+    while (unit * 8 <= bytes) unit *= 2, octave++;
+    size_t n = (bytes + unit - 1) / unit;
+    if (n < 4) n = 4;
+    if (n == 8) unit *= 2, octave++, n = 4;
+    *rounded = n * unit;
+    return 4 * octave + (int)n - 4;
+}
+
+ts_block *ts_block_get(ts_device *d, size_t bytes)
+{
+    size_t rounded;
+    int c = size_class(bytes, &rounded);
+    if (c >= TS_SIZE_CLASSES) {
+        ts_fail(TS_E_NOMEM, "%zu bytes of device memory were asked for", bytes);
+        return NULL;
+    }
+    ts_block *b = d->spare[c];
+    if (b) {
+        d->spare[c] = b->next;
+    } else {
+        b = malloc(sizeof *b);
+        if (!b) {
+            ts_fail(TS_E_NOMEM, "out of host memory");
+            return NULL;
+        }
+        b->bytes = rounded;
+        if (d->be->mem_alloc(d->s, &b->p, rounded) != TS_OK) {
+            ts_device_trim(d); /* what lies spare in other sizes may be enough */
+            if (d->be->mem_alloc(d->s, &b->p, rounded) != TS_OK) {
+                free(b);
+                return NULL;
+            }
+        }
+        d->held += rounded;
+    }
+    b->refs = 1;
+    b->next = NULL;
+    d->in_use += b->bytes;
+    if (d->in_use > d->peak) d->peak = d->in_use;
+    return b;
+}
+
+ts_block *ts_block_keep(ts_block *b)
+{
+    if (b) b->refs++;
+    return b;
+}
+
+void ts_block_drop(ts_device *d, ts_block *b)
+{
+    if (!b || --b->refs > 0) return;
+    size_t rounded;
+    int c = size_class(b->bytes, &rounded);
+    d->in_use -= b->bytes;
+    b->next = d->spare[c];
+    d->spare[c] = b;
+}
+
+void ts_device_trim(ts_device *d)
+{
+    for (int c = 0; c < TS_SIZE_CLASSES; c++)
+        while (d->spare[c]) {
+            ts_block *b = d->spare[c];
+            d->spare[c] = b->next;
+            d->be->mem_free(d->s, b->p);
+            d->held -= b->bytes;
+            free(b);
+        }
+}
+
+ts_status ts_device_open(ts_device **out, const char *spec, int threads, ts_math math)
+{
+    char name[32];
+    size_t n = strcspn(spec, ":");
+    int index = spec[n] == ':' ? atoi(spec + n + 1) : 0;
+    if (n >= sizeof name) n = sizeof name - 1;
+    memcpy(name, spec, n);
+    name[n] = '\0';
+    if (strcmp(name, "auto") == 0) strcpy(name, ts_backend_get("cuda") ? "cuda" : "cpu");
+    const ts_backend *be = ts_backend_get(name);
+    if (!be) {
+        if (strcmp(name, "cuda") == 0) return ts_fail(TS_E_DEVICE, "device %s: this build has no CUDA backend", spec);
+        return ts_fail(TS_E_ARG, "device %s is unknown; expected auto, cpu or cuda[:N]", spec);
+    }
+    ts_device *d = calloc(1, sizeof *d);
+    if (!d) return ts_fail(TS_E_NOMEM, "out of host memory");
+    d->be = be;
+    d->math = math;
+    ts_status st = be->stream_new(&d->s, index, threads);
+    if (st != TS_OK && strcmp(spec, "auto") == 0 && strcmp(name, "cuda") == 0) {
+        d->be = ts_backend_get("cpu"); /* a CUDA build on a machine without a GPU */
+        st = d->be->stream_new(&d->s, 0, threads);
+    }
+    if (st != TS_OK) {
+        free(d);
+        return st;
+    }
+    *out = d;
+    return TS_OK;
+}
+
+void ts_device_close(ts_device *d)
+{
+    if (!d) return;
+    ts_device_trim(d);
+    d->be->stream_free(d->s);
+    free(d);
+}

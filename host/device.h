@@ -1,0 +1,41 @@
+/* device.h - one open device: its backend, its stream, and a caching allocator of device memory.
+ *
+ * Blocks are counted references to device memory. A freed block goes to a list of its size class and is handed out again,
+ * so a loop of equal steps allocates nothing after its first turn.
+ */
+#ifndef TS_DEVICE_H
+#define TS_DEVICE_H
+
+#include "tessera/backend.h"
+
+typedef struct ts_block {
+    void *p; /* device memory */
+    size_t bytes;
+    int refs;
+    struct ts_block *next;
+} ts_block;
+
+enum { TS_SIZE_CLASSES = 4 * 48 };
+
+typedef struct ts_device {
+    const ts_backend *be;
+    ts_stream *s;
+    ts_math math; /* how matrix products and convolutions of this device multiply */
+    ts_block *spare[TS_SIZE_CLASSES];
+    size_t in_use, peak, held; /* bytes handed out, their maximum, and bytes taken from the system */
+} ts_device;
+
+/* spec: "auto", "cpu", "cuda", "cuda:N" or the name of any backend of this build. threads: CPU threads, 0 for all.
+ * TS_E_ARG for an unknown name, TS_E_DEVICE if the device is not there. */
+ts_status ts_device_open(ts_device **d, const char *spec, int threads, ts_math math);
+void ts_device_close(ts_device *d); /* all blocks must have been dropped; NULL is fine */
+
+/* A block of at least `bytes`, with one reference; NULL when memory is out (the reason is in ts_error()). */
+ts_block *ts_block_get(ts_device *d, size_t bytes);
+ts_block *ts_block_keep(ts_block *b);
+void ts_block_drop(ts_device *d, ts_block *b); /* NULL is fine */
+
+/* Give the spare blocks back to the system. */
+void ts_device_trim(ts_device *d);
+
+#endif
