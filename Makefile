@@ -25,6 +25,8 @@ CHECK_LIBS = $(shell pkg-config --libs check)
 LIB_SRC  := $(wildcard kernels/cpu/*.c host/*.c models/*.c)
 LIB_OBJ  := $(LIB_SRC:%.c=$(B)/obj/%.o)
 TOOL_OBJ := $(patsubst %.c,$(B)/obj/%.o,$(wildcard tools/*.c))
+# What the commands share and tests may call.
+OPT_OBJ  := $(B)/obj/tools/options.o $(B)/obj/tools/options_help.o $(B)/obj/tools/common.o
 TEST_SRC := $(wildcard tests/op/test_*.c tests/host/test_*.c tests/model/test_*.c)
 TESTS    := $(TEST_SRC:%.c=$(B)/%)
 
@@ -38,7 +40,7 @@ $(B)/obj/%.o: %.c | bootstrap
 	@mkdir -p $(@D)
 	@echo "  CC  $<"
 	$(Q)$(CC) $(CFLAGS) -c $< -o $@
-$(B)/tests/%: $(B)/obj/tests/%.o $(B)/obj/tests/t.o $(LIB_OBJ)
+$(B)/tests/%: $(B)/obj/tests/%.o $(B)/obj/tests/t.o $(LIB_OBJ) $(OPT_OBJ)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS) $(CHECK_LIBS)
 

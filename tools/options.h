@@ -9,19 +9,20 @@
 
 #include <stdint.h>
 
-typedef enum { OPT_FLAG, OPT_INT, OPT_FLOAT, OPT_STRING, OPT_CHOICE, OPT_SEED } opt_kind;
+typedef enum { OPT_FLAG, OPT_INT, OPT_FLOAT, OPT_STRING, OPT_CHOICE, OPT_SEED, OPT_GROUP } opt_kind;
 
 typedef struct {
     const char *name;    /* "batch"                                                             */
     char letter;         /* 'b', or 0                                                           */
     opt_kind kind;
-    void *value;         /* int *, int64_t *, double *, const char **, int * (choice index), uint64_t * */
-    double min, max;     /* INT and FLOAT; checked, shown                                       */
+    void *value;         /* int *, int64_t *, double *, const char **, int * (choice index), uint64_t *; not NULL */
+    double min, max;     /* INT and FLOAT; checked, shown; -INFINITY and INFINITY: no bound     */
     const char *choices; /* CHOICE: "auto|cpu|cuda"                                             */
     const char *argument; /* "N", "DIR": what help shows                                        */
     const char *help;    /* one line                                                            */
     int required;        /* STRING: must be given                                               */
-} opt;                   /* INT is int64_t; FLAG and CHOICE are int; defaults are what *value holds before parsing */
+} opt;                   /* INT is int64_t; FLAG and CHOICE are int; defaults are what *value holds before parsing.
+                          * GROUP is no option: its name is a heading for the options after it. */
 
 typedef struct {
     const char *name;    /* "tokenize"                                                          */
@@ -31,11 +32,13 @@ typedef struct {
 } opt_command;
 
 /* Parse argv[1..]. options ends with an entry whose name is NULL. Returns 0 and sets *positional (into argv, reordered) and
- * *n_positional; or prints help (exit code 0 in *exit_code) or an error (2) and returns 1. */
+ * *n_positional; or prints help (exit code 0 in *exit_code) or an error (2), stores nothing and returns 1.
+ * --help and -h are always known. Of an option given twice the last value counts. */
 int opt_parse(int argc, char **argv, const opt_command *command, const opt *options, char ***positional,
               int *n_positional, int *exit_code);
 
-/* Parse a list such as "3,7,10-12" into numbers min..max (malloc'ed). Returns 0, or 2 with a line on stderr. */
+/* Parse a list such as "3,7,10-12" into numbers min..max (0 <= min, malloc'ed, 1 to 1,000,000 of them, repeats kept).
+ * option is the name for messages, "--class". Returns 0, or 2 with a line on stderr. */
 int opt_list(const char *option, const char *text, int64_t min, int64_t max, int64_t **numbers, int *n);
 
 #endif
