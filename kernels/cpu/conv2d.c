@@ -1,0 +1,150 @@
+/* conv2d.c - convolution on the CPU, by oneDNN. Contract: tessera/op_conv2d.h. */
+#include "tessera/op_conv2d.h"
+
+#include <stdio.h>
+
+#include "kernels/cpu/bias_grad.h"
+#include "kernels/cpu/onednn.h"
+
+typedef struct {
+    dnn_pass pass;
+    int bias;
+    const ts_conv2d *c;
+} request;
+
+/* oneDNN names extents in the order of PyTorch whatever the layout; the tag says how they lie in memory. */
+static dnnl_memory_desc_t images(int64_t B, int64_t C, int64_t Y, int64_t X, dnnl_data_type_t type)
+{
+    dnnl_memory_desc_t md;
+    dnnl_memory_desc_init_by_tag(&md, 4, (const dnnl_dims_t){ B, C, Y, X }, type, dnnl_nhwc);
+    return md;
+}
+
+static dnnl_memory_desc_t weights(const ts_conv2d *c, dnnl_data_type_t type, dnnl_format_tag_t tag)
+{
+    dnnl_memory_desc_t md;
+    dnnl_memory_desc_init_by_tag(&md, 4, (const dnnl_dims_t){ c->O, c->C, c->k, c->k }, type, tag);
+    return md;
+}
+
+static dnnl_memory_desc_t input(const ts_conv2d *c, dnnl_data_type_t type)
+{
+    return images(c->B, c->C, c->Y, c->X, type);
+}
+
+static dnnl_memory_desc_t output(const ts_conv2d *c, dnnl_data_type_t type)
+{
+    return images(c->B, c->O, ts_conv2d_out(c, c->Y), ts_conv2d_out(c, c->X), type);
+}
+
+static dnnl_memory_desc_t bias_of(const ts_conv2d *c)
+{
+    dnnl_memory_desc_t md;
+    dnnl_memory_desc_init_by_tag(&md, 1, (const dnnl_dims_t){ c->O }, dnnl_f32, dnnl_x);
+    return md;
+}
+
+static dnnl_status_t describe(void *desc, const void *shape, dnnl_data_type_t factor)
+{
+    const request *q = shape;
+    const ts_conv2d *c = q->c;
+    const dnnl_dims_t stride = { c->stride, c->stride }, lo = { c->pad_lo, c->pad_lo }, hi = { c->pad_hi, c->pad_hi };
+    const dnnl_memory_desc_t x = input(c, q->pass == DNN_CONV_DX ? dnnl_f32 : factor);
+    const dnnl_memory_desc_t y = output(c, q->pass == DNN_CONV_FWD ? dnnl_f32 : factor);
+    const dnnl_memory_desc_t w = weights(c, q->pass == DNN_CONV_DW ? dnnl_f32 : factor, dnnl_format_tag_any);
+    const dnnl_memory_desc_t b = bias_of(c);
+    switch (q->pass) {
+    case DNN_CONV_FWD:
+        return dnnl_convolution_forward_desc_init(desc, dnnl_forward_training, dnnl_convolution_direct, &x, &w,
+                                                  q->bias ? &b : NULL, &y, stride, lo, hi);
+    case DNN_CONV_DX:
+        return dnnl_convolution_backward_data_desc_init(desc, dnnl_convolution_direct, &x, &w, &y, stride, lo, hi);
+    default: /* DNN_CONV_DW */
+        return dnnl_convolution_backward_weights_desc_init(desc, dnnl_convolution_direct, &x, &w, NULL, &y, stride, lo,
+                                                           hi);
+    }
+}
+
+static ts_status plan(ts_stream *s, dnn_plan **p, dnn_pass pass, const ts_conv2d *c, int bias)
+{
+    const dnn_key key = { { pass, c->math, bias, c->B, c->Y, c->X, c->C, c->O, c->k, c->stride, c->pad_lo,
+                            c->pad_hi } };
+    if ((*p = dnn_find(s, &key))) return TS_OK;
+
+    char what[160];
+    snprintf(what, sizeof what, "conv2d pass %d of B=%lld Y=%lld X=%lld C=%lld O=%lld k=%d stride=%d pad=%d,%d", pass,
+             (long long)c->B, (long long)c->Y, (long long)c->X, (long long)c->C, (long long)c->O, c->k, c->stride,
+             c->pad_lo, c->pad_hi);
+    const request q = { pass, bias, c };
+    dnn_recipe r = { .what = what, .math = c->math, .describe = describe, .shape = &q, .n_args = 3 };
+    const dnnl_memory_desc_t x = input(c, dnnl_f32), y = output(c, dnnl_f32), w = weights(c, dnnl_f32, dnnl_ohwi);
+    switch (pass) {
+    case DNN_CONV_FWD:
+        r.arg[0] = (dnn_arg){ DNNL_ARG_SRC, DNN_FACTOR, x };
+        r.arg[1] = (dnn_arg){ DNNL_ARG_WEIGHTS, DNN_FACTOR, w };
+        r.arg[2] = (dnn_arg){ DNNL_ARG_DST, DNN_SET, y };
+        r.arg[3] = (dnn_arg){ DNNL_ARG_BIAS, DNN_PLAIN, bias_of(c) };
+        r.n_args = bias ? 4 : 3;
+        break;
+    case DNN_CONV_DX:
+        r.arg[0] = (dnn_arg){ DNNL_ARG_DIFF_DST, DNN_FACTOR, y };
+        r.arg[1] = (dnn_arg){ DNNL_ARG_WEIGHTS, DNN_FACTOR, w };
+        r.arg[2] = (dnn_arg){ DNNL_ARG_DIFF_SRC, DNN_SET, x };
+        break;
+    default: /* DNN_CONV_DW */
+        r.arg[0] = (dnn_arg){ DNNL_ARG_DIFF_DST, DNN_FACTOR, y };
+        r.arg[1] = (dnn_arg){ DNNL_ARG_SRC, DNN_FACTOR, x };
+        r.arg[2] = (dnn_arg){ DNNL_ARG_DIFF_WEIGHTS, DNN_ADD, w };
+    }
+    return dnn_build(s, p, &key, &r);
+}
+
+static size_t scratch_of(ts_stream *s, dnn_pass pass, const ts_conv2d *c, int bias)
+{
+    dnn_plan *p;
+    return plan(s, &p, pass, c, bias) == TS_OK ? dnn_scratch(p) : 0; /* the run will fail again and say why */
+}
+
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+static int64_t rows_of(const ts_conv2d *c)
+{
+    return c->B * ts_conv2d_out(c, c->Y) * ts_conv2d_out(c, c->X);
+}
+
+size_t conv2d_scratch_cpu(ts_stream *s, const ts_conv2d *c, int backward)
+{
+    if (c->B == 0) return 0;
+    if (!backward) return larger(scratch_of(s, DNN_CONV_FWD, c, 0), scratch_of(s, DNN_CONV_FWD, c, 1));
+    const size_t products = larger(scratch_of(s, DNN_CONV_DX, c, 0), scratch_of(s, DNN_CONV_DW, c, 0));
+    return larger(products, bias_grad_scratch(rows_of(c), c->O));
+}
+
+ts_status conv2d_fwd_cpu(ts_stream *s, float *y, const float *x, const float *w, const float *b, const ts_conv2d *c,
+                         void *scratch)
+{
+    if (c->B == 0) return TS_OK;
+    dnn_plan *p;
+    TS_TRY(plan(s, &p, DNN_CONV_FWD, c, b != NULL));
+    return dnn_run(s, p, (void *[]){ (void *)x, (void *)w, y, (void *)b }, scratch);
+}
+
+ts_status conv2d_bwd_cpu(ts_stream *s, float *dx, float *dw, float *db, const float *dy, const float *x,
+                         const float *w, const ts_conv2d *c, void *scratch)
+{
+    if (c->B == 0) return TS_OK;
+    dnn_plan *p;
+    if (dx) {
+        TS_TRY(plan(s, &p, DNN_CONV_DX, c, 0));
+        TS_TRY(dnn_run(s, p, (void *[]){ (void *)dy, (void *)w, dx }, scratch));
+    }
+    if (dw) {
+        TS_TRY(plan(s, &p, DNN_CONV_DW, c, 0));
+        TS_TRY(dnn_run(s, p, (void *[]){ (void *)dy, (void *)x, dw }, scratch));
+    }
+    if (db) bias_grad(s, db, dy, rows_of(c), c->O, scratch);
+    return TS_OK;
+}
