@@ -9,7 +9,8 @@ ts_status ts_digit_head_init(ts_digit_head *d, const int32_t *level, int D, int 
     *d = (ts_digit_head){ .D = D, .M = M, .K = K };
     int64_t sum = 0, basis = 1;
     for (int i = 0; i < D; i++) {
-        if (level[i] < 2) return ts_fail(TS_E_ARG, "digit head: level %d of digit %d, expected at least 2", level[i], i);
+        if (level[i] < 2)
+            return ts_fail(TS_E_ARG, "digit head: level %d of digit %d, expected at least 2", level[i], i);
         d->level[i] = level[i];
         d->basis[i] = (int32_t)basis;
         d->off[i] = (int32_t)sum;

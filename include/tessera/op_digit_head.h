@@ -25,7 +25,8 @@ typedef struct {
     int32_t off[TS_MAX_D];
 } ts_digit_head;
 
-/* Fill *d. TS_E_ARG  D outside 1..TS_MAX_D, a level below 2, sum_L over TS_MAX_SUM_L, M or K below 1 */
+/* Fill *d. TS_E_ARG  D outside 1..TS_MAX_D, a level below 2, sum_L over TS_MAX_SUM_L, M or K below 1, or a codebook size
+ * that does not fit in int32 */
 ts_status ts_digit_head_init(ts_digit_head *d, const int32_t *level, int D, int M, int K);
 
 /* Device pointers of the head's parameters, or of their gradients. */
@@ -40,6 +41,7 @@ typedef size_t ts_digit_head_scratch_fn(ts_stream *s, const ts_digit_head *d, in
 
 /*   loss (N,D) f32 out      u (N,M) f32 in      code (N) i32 in      scale_of (T) i32 in: scale of token t, 0..K-1
  *   du (N,M) f32 set and grad->* added to, all times grad_scale; or du and grad NULL for the loss alone.
+ *   The gradient of max(a, 0) is 0 at a = 0.
  *   Sums over rows have a fixed order, whatever the thread count. */
 typedef ts_status ts_digit_head_fn(ts_stream *s, float *loss, float *du, const ts_digit_params *grad, const float *u,
                                    const int32_t *code, const int32_t *scale_of, const ts_digit_params *param,

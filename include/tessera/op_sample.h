@@ -2,16 +2,28 @@
  *
  * Letters   B images, t tokens of this pass, V classes.
  * Formula   l[v] = guided ? (1 + guide) cond[v] - guide uncond[v] : cond[v];     l /= temperature
+ *           a class with cond[v] = -inf has l[v] = -inf and is never drawn
  *           top_k > 0:   drop l[v] below the top_k-th largest (ties with it stay)
- *           top_p < 1:   sort ascending, drop while the running sum of softmax(l) <= 1 - top_p; the largest always stays
+ *           top_p < 1:   sort ascending by (l, v), drop while the running sum of softmax(l) over the kept <= 1 - top_p;
+ *                        the last always stays
  *           index = argmax over the kept v of l[v] + g[v],  g = -log(-log(U)),  U in (0,1);   lowest v of equals
- *           top_k == 1 takes the argmax of l without a draw.
+ *           top_k == 1 takes the argmax of l (lowest v of equals) without a draw.
  *           U of class v: Philox4x32-10, key = seed (low word, high word), counter =
- *           (stage*65536 + v/4, token, image low, image high), word v mod 4; U = ((word >> 8) + 0.5) 2^-24.
+ *           (stage*65536 + v/4, token, image low, image high), word v mod 4; U = ((word >> 9) + 0.5) 2^-23, exact in
+ *           float32 (with one bit more the largest U would round to 1, and its g to infinity).
  *           stage is 0 for the joint head, 1 + i for digit i. token counts from the first token of the pyramid.
  * So the same seed gives the same picture whatever the batch size, thread count, rank or device.
- * Source    arXiv:2404.02905 (guidance, top-k, top-p); Philox: Salmon et al., SC 2011; Gumbel-max: Gumbel 1954.
- * Accuracy  log and exp from tessera/exact.h, sums in the order of v or of the sort: bit-equal on all backends.
+ * Source    arXiv:2404.02905 (guidance, top-k, top-p); Philox: Salmon et al., SC 2011 (tessera/philox.h); Gumbel-max:
+ *           Gumbel 1954.
+ * Accuracy  bit-equal on all backends: l is computed in float32 as written, no product contracted with a sum, with
+ *           log and exp from tessera/exact.h. Sums of softmax are integers, whose order does not matter:
+ *           e[v] = floor(exp(l[v] - max) 2^40), dropped while sum e <= min(floor((1 - top_p) Z), Z - 1), Z the sum over
+ *           all kept before top-p, and (1 - top_p) Z in float64. A digit's logits are
+ *           a = u + E_0 + E_1 + ... + b_i in this order; lane m mod 32 sums fmaf(W, max(a, 0)) over m upwards, from 0;
+ *           lane j += lane j + 16, then 8, 4, 2, 1; lane 0 + c.
+ * Errors    TS_E_ARG   an option out of its range, V over 4*65536 (the counter's room) or below 1, or k outside 0..K-1
+ *           TS_E_DATA  a row of logits holds NaN or +inf, or nothing above -inf: its idx is 0 (CUDA: reported by the next
+ *                      stream_sync)
  */
 #ifndef TS_OP_SAMPLE_H
 #define TS_OP_SAMPLE_H
@@ -27,8 +39,8 @@ typedef struct {
     int guided;        /* logits hold 2B rows of pictures: B conditional, then B unconditional */
     float guide;       /* cfg*k/(K-1)                                                          */
     float temperature; /* > 0                                                                  */
-    int top_k;         /* 0: off                                                               */
-    float top_p;       /* 1: off                                                               */
+    int top_k;         /* 0: off; V and more: off too                                          */
+    float top_p;       /* > 0; 1: off                                                          */
     uint64_t seed;
     uint64_t image0;   /* number of the first picture of this batch                            */
     int64_t token0;    /* number of this pass's first token in its pyramid                     */
@@ -40,7 +52,8 @@ typedef size_t ts_sample_scratch_fn(ts_stream *s, const ts_sample *a);
 typedef ts_status ts_sample_fn(ts_stream *s, int32_t *idx, const float *logits, const ts_sample *a, void *scratch);
 
 /* The digit head: the same for each digit in turn, given the digits drawn before; guidance mixes the digit logits.
- *   idx (B,t) i32 out: codes      u (B or 2B, t, M) f32 in      k: scale of this pass */
+ *   idx (B,t) i32 out: codes      u (B or 2B, t, M) f32 in      k: scale of this pass      a->V is not read; scratch is
+ *   that of sample and may be NULL on the CPU */
 typedef ts_status ts_sample_digits_fn(ts_stream *s, int32_t *idx, const float *u, const ts_digit_params *param,
                                       const ts_digit_head *d, int k, const ts_sample *a, void *scratch);
 
