@@ -1,0 +1,407 @@
+/* params.c - contract: params.h. */
+#include "host/params.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALIGN = 16 }; /* floats: 64 bytes */
+
+struct ts_params {
+    ts_device *d;
+    ts_param **list;
+    int n, room;
+    ts_tensor **spans; /* their base's offset is found through `first` */
+    const ts_tensor **span_first;
+    int n_spans;
+    int64_t total, decayed; /* floats, with padding */
+    ts_block *buffer[TS_BUFFERS];
+    int failed;
+};
+
+ts_status ts_params_new(ts_params **out)
+{
+    *out = calloc(1, sizeof **out);
+    return *out ? TS_OK : ts_fail(TS_E_NOMEM, "out of host memory");
+}
+
+void ts_params_free(ts_params *p)
+{
+    if (!p) return;
+    for (int i = 0; i < p->n; i++) {
+        free(p->list[i]->name);
+        free(p->list[i]);
+    }
+    for (int i = 0; i < p->n_spans; i++) free(p->spans[i]);
+    for (int i = 0; i < TS_BUFFERS; i++)
+        if (p->buffer[i]) ts_block_drop(p->d, p->buffer[i]);
+    free(p->list);
+    free(p->spans);
+    free(p->span_first);
+    free(p);
+}
+
+ts_tensor *ts_params_add(ts_params *p, ts_init init, int flags, int rank, const int64_t *shape, const char *name, ...)
+{
+    if (p->n == p->room) {
+        int room = p->room ? 2 * p->room : 256;
+        ts_param **list = realloc(p->list, (size_t)room * sizeof *list);
+        if (!list) goto fail;
+        p->list = list;
+        p->room = room;
+    }
+    ts_param *q = calloc(1, sizeof *q);
+    if (!q) goto fail;
+    va_list args;
+    va_start(args, name);
+    int written = vasprintf(&q->name, name, args);
+    va_end(args);
+    if (written < 0) {
+        free(q);
+        goto fail;
+    }
+    q->init = init;
+    q->flags = flags;
+    q->rank = rank;
+    q->count = 1;
+    for (int i = 0; i < rank; i++) {
+        q->shape[i] = q->tensor.dim[i] = shape[i];
+        q->count *= shape[i];
+    }
+    if (flags & TS_PARAM_CONV) { /* (O,I,k,k) -> (O,k,k,I) */
+        q->tensor.dim[1] = shape[2];
+        q->tensor.dim[2] = shape[3];
+        q->tensor.dim[3] = shape[1];
+    }
+    q->tensor.rank = rank;
+    q->tensor.dtype = TS_F32;
+    p->list[p->n++] = q;
+    return &q->tensor;
+fail:
+    p->failed = 1;
+    return NULL;
+}
+
+ts_tensor *ts_params_span(ts_params *p, const ts_tensor *first, int64_t n)
+{
+    ts_tensor **spans = realloc(p->spans, (size_t)(p->n_spans + 1) * sizeof *spans);
+    if (spans) p->spans = spans;
+    const ts_tensor **from = realloc(p->span_first, (size_t)(p->n_spans + 1) * sizeof *from);
+    if (from) p->span_first = from;
+    ts_tensor *t = calloc(1, sizeof *t);
+    if (!spans || !from || !t) {
+        free(t);
+        p->failed = 1;
+        return NULL;
+    }
+    t->rank = 1;
+    t->dim[0] = n;
+    t->dtype = TS_F32;
+    p->spans[p->n_spans] = t;
+    p->span_first[p->n_spans++] = first;
+    return t;
+}
+
+ts_status ts_params_allocate(ts_params *p, ts_device *d, int training)
+{
+    if (p->failed) return ts_fail(TS_E_NOMEM, "out of host memory");
+    p->d = d;
+    for (int pass = 0; pass < 2; pass++) { /* decayed ones first */
+        for (int i = 0; i < p->n; i++) {
+            ts_param *q = p->list[i];
+            if (!(q->flags & TS_PARAM_DECAY) != pass) continue;
+            q->offset = p->total;
+            p->total += (q->count + ALIGN - 1) / ALIGN * ALIGN;
+        }
+        if (pass == 0) p->decayed = p->total;
+    }
+    size_t bytes = (size_t)(p->total ? p->total : 1) * sizeof(float);
+    for (int b = 0; b < (training ? TS_BUFFERS : 1); b++) {
+        p->buffer[b] = ts_block_get(d, bytes);
+        if (!p->buffer[b]) return TS_E_NOMEM;
+        TS_TRY(d->be->zero(d->s, p->buffer[b]->p, bytes));
+    }
+    float *w = p->buffer[TS_BUFFER_WEIGHT]->p, *grad = training ? p->buffer[TS_BUFFER_GRAD]->p : NULL;
+    for (int i = 0; i < p->n; i++) {
+        ts_param *q = p->list[i];
+        q->tensor.data = w + q->offset;
+        q->tensor.grad = grad ? grad + q->offset : NULL;
+        q->tensor.needs_grad = training;
+    }
+    for (int i = 0; i < p->n_spans; i++) {
+        p->spans[i]->data = p->span_first[i]->data;
+        p->spans[i]->grad = p->span_first[i]->grad;
+        p->spans[i]->needs_grad = training;
+    }
+    return TS_OK;
+}
+
+int ts_params_count(const ts_params *p)
+{
+    return p->n;
+}
+
+const ts_param *ts_params_at(const ts_params *p, int i)
+{
+    return p->list[i];
+}
+
+int64_t ts_params_floats(const ts_params *p)
+{
+    int64_t n = 0;
+    for (int i = 0; i < p->n; i++) n += p->list[i]->count;
+    return n;
+}
+
+/* --- initial values --- */
+
+static uint64_t next(uint64_t *state)
+{
+    uint64_t z = (*state += 0x9E3779B97F4A7C15u);
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return z ^ z >> 31;
+}
+
+static double uniform(uint64_t *state)
+{
+    return ((double)(next(state) >> 11) + 0.5) * 0x1p-53;
+}
+
+static float draw(ts_init init, uint64_t *state)
+{
+    double u = uniform(state);
+    if (init.kind == TS_INIT_UNIFORM) return (float)((2 * u - 1) * init.value);
+    return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * uniform(state)) * init.value);
+}
+
+static void initialise(float *x, const ts_param *q, uint64_t seed)
+{
+    uint64_t state = seed * 0x9E3779B97F4A7C15u + 0xcbf29ce484222325u;
+    for (const char *c = q->name; *c; c++) state = (state ^ (unsigned char)*c) * 0x100000001b3u;
+    if (q->init.kind == TS_INIT_CONST) {
+        for (int64_t i = 0; i < q->count; i++) x[i] = q->init.value;
+    } else if (q->init.kind == TS_INIT_DIRAC) {
+        int64_t I = q->shape[1], k = q->shape[2];
+        memset(x, 0, (size_t)q->count * sizeof *x);
+        for (int64_t o = 0; o < q->shape[0]; o++) x[((o * I + o) * k + k / 2) * k + k / 2] = 1;
+    } else {
+        for (int64_t i = 0; i < q->count; i++) x[i] = draw(q->init, &state);
+    }
+}
+
+/* Between the order of files (O,I,k,k) and of memory (O,k,k,I). */
+static void reorder(float *to, const float *from, const ts_param *q, int to_memory)
+{
+    int64_t O = q->shape[0], I = q->shape[1], kk = q->shape[2] * q->shape[3];
+    for (int64_t o = 0; o < O; o++)
+        for (int64_t i = 0; i < I; i++)
+            for (int64_t j = 0; j < kk; j++) {
+                int64_t file = (o * I + i) * kk + j, memory = (o * kk + j) * I + i;
+                to[to_memory ? memory : file] = from[to_memory ? file : memory];
+            }
+}
+
+/* x is in file order and is overwritten. */
+static ts_status put(ts_params *p, ts_buffer b, const ts_param *q, float *x, float *spare)
+{
+    if (q->flags & TS_PARAM_CONV) {
+        reorder(spare, x, q, 1);
+        x = spare;
+    }
+    float *to = (float *)p->buffer[b]->p + q->offset;
+    return q->count ? p->d->be->upload(p->d->s, to, x, (size_t)q->count * sizeof *x) : TS_OK;
+}
+
+static ts_status fetch(const ts_params *p, ts_buffer b, const ts_param *q, float *x, float *spare)
+{
+    int conv = q->flags & TS_PARAM_CONV;
+    const float *from = (const float *)p->buffer[b]->p + q->offset;
+    if (q->count) TS_TRY(p->d->be->download(p->d->s, conv ? spare : x, from, (size_t)q->count * sizeof *x));
+    if (conv) reorder(x, spare, q, 0);
+    return TS_OK;
+}
+
+static int64_t largest(const ts_params *p)
+{
+    int64_t n = 1;
+    for (int i = 0; i < p->n; i++)
+        if (p->list[i]->count > n) n = p->list[i]->count;
+    return n;
+}
+
+ts_status ts_params_init(ts_params *p, uint64_t seed)
+{
+    float *x = malloc((size_t)largest(p) * 2 * sizeof *x);
+    if (!x) return ts_fail(TS_E_NOMEM, "out of host memory");
+    ts_status st = TS_OK;
+    for (int i = 0; i < p->n && st == TS_OK; i++) {
+        initialise(x, p->list[i], seed);
+        st = put(p, TS_BUFFER_WEIGHT, p->list[i], x, x + largest(p));
+    }
+    free(x);
+    if (st == TS_OK && p->buffer[TS_BUFFER_EMA]) {
+        size_t bytes = (size_t)p->total * sizeof(float);
+        st = p->d->be->copy(p->d->s, p->buffer[TS_BUFFER_EMA]->p, p->buffer[TS_BUFFER_WEIGHT]->p, bytes);
+    }
+    return st;
+}
+
+/* --- files --- */
+
+static int same_shape(const ts_param *q, const ts_st_tensor *t)
+{
+    if (q->rank != t->rank) return 0;
+    for (int i = 0; i < q->rank; i++)
+        if (q->shape[i] != t->shape[i]) return 0;
+    return 1;
+}
+
+static void describe(char *out, size_t room, int rank, const int64_t *shape)
+{
+    size_t n = (size_t)snprintf(out, room, "[");
+    for (int i = 0; i < rank && n < room; i++)
+        n += (size_t)snprintf(out + n, room - n, i ? ",%lld" : "%lld", (long long)shape[i]);
+    if (n < room) snprintf(out + n, room - n, "]");
+}
+
+/* What does not fit, collected into one line. */
+typedef struct {
+    char text[700];
+    int n;
+} complaints;
+
+static void complain(complaints *c, const char *what, const char *name, const char *detail)
+{
+    size_t at = strlen(c->text);
+    if (c->n++ < 4) snprintf(c->text + at, sizeof c->text - at, "%s%s %s%s", at ? "; " : "", what, name, detail);
+}
+
+static const ts_st_tensor *find(const ts_st_file *f, const char *prefix, const char *name)
+{
+    char full[512];
+    snprintf(full, sizeof full, "%s%s", prefix, name);
+    return ts_st_find(f, full);
+}
+
+static int wanted(const ts_params *p, const char *prefix, const char *name)
+{
+    size_t n = strlen(prefix);
+    if (strncmp(name, prefix, n) != 0) return 0;
+    for (int i = 0; i < p->n; i++)
+        if (strcmp(p->list[i]->name, name + n) == 0) return 1;
+    return 0;
+}
+
+static void compare(const ts_params *p, const ts_st_file *f, const char *prefix, int exact, complaints *c)
+{
+    for (int i = 0; i < p->n; i++) {
+        const ts_param *q = p->list[i];
+        const ts_st_tensor *t = find(f, prefix, q->name);
+        if (!t) {
+            if (!(q->flags & TS_PARAM_FROZEN)) complain(c, "missing", q->name, "");
+        } else if (!same_shape(q, t)) {
+            char found[80], expected[80], detail[200];
+            describe(found, sizeof found, t->rank, t->shape);
+            describe(expected, sizeof expected, q->rank, q->shape);
+            snprintf(detail, sizeof detail, " has shape %s, expected %s", found, expected);
+            complain(c, "tensor", q->name, detail);
+        }
+    }
+    for (int i = 0; exact && i < ts_st_count(f); i++)
+        if (!wanted(p, prefix, ts_st_at(f, i)->name)) complain(c, "unknown tensor", ts_st_at(f, i)->name, "");
+}
+
+ts_status ts_params_load(ts_params *p, ts_buffer b, const ts_st_file *f, const char *prefix, int exact)
+{
+    complaints c = { "", 0 };
+    compare(p, f, prefix, exact, &c);
+    if (c.n > 4)
+        return ts_fail(TS_E_DATA, "%s: does not fit its configuration: %s; and %d more", ts_st_path(f), c.text, c.n - 4);
+    if (c.n > 0) return ts_fail(TS_E_DATA, "%s: does not fit its configuration: %s", ts_st_path(f), c.text);
+    float *x = malloc((size_t)largest(p) * 2 * sizeof *x);
+    if (!x) return ts_fail(TS_E_NOMEM, "out of host memory");
+    ts_status st = TS_OK;
+    for (int i = 0; i < p->n && st == TS_OK; i++) {
+        const ts_st_tensor *t = find(f, prefix, p->list[i]->name);
+        if (t) st = ts_st_to_f32(x, t);
+        else initialise(x, p->list[i], 0);
+        if (st == TS_OK) st = put(p, b, p->list[i], x, x + largest(p));
+    }
+    free(x);
+    return st;
+}
+
+static void to_bf16(uint16_t *out, const float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t u;
+        memcpy(&u, &x[i], 4);
+        out[i] = isnan(x[i]) ? (uint16_t)(u >> 16 | 0x40) : (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+    }
+}
+
+static ts_status gather(const ts_params *p, const ts_buffer *buffers, const char *const *prefixes, int n_buffers,
+                        ts_st_dtype dtype, ts_st_tensor *t, char *data)
+{
+    float *spare = malloc((size_t)largest(p) * 2 * sizeof *spare);
+    if (!spare) return ts_fail(TS_E_NOMEM, "out of host memory");
+    ts_status st = TS_OK;
+    for (int b = 0; b < n_buffers; b++)
+        for (int i = 0; i < p->n && st == TS_OK; i++, t++) {
+            const ts_param *q = p->list[i];
+            char *name = NULL;
+            if (asprintf(&name, "%s%s", prefixes[b], q->name) < 0) name = NULL;
+            *t = (ts_st_tensor){ .name = name, .dtype = dtype, .rank = q->rank, .data = data };
+            memcpy(t->shape, q->shape, sizeof q->shape);
+            t->bytes = (uint64_t)q->count * ts_st_dtype_size(dtype);
+            st = name ? fetch(p, buffers[b], q, spare, spare + largest(p)) : ts_fail(TS_E_NOMEM, "out of host memory");
+            if (st == TS_OK && dtype == TS_ST_BF16) to_bf16((uint16_t *)(void *)data, spare, q->count);
+            else if (st == TS_OK) memcpy(data, spare, t->bytes);
+            data += (t->bytes + 7) / 8 * 8;
+        }
+    free(spare);
+    return st;
+}
+
+ts_status ts_params_save(const ts_params *p, const char *path, const ts_buffer *buffers, const char *const *prefixes,
+                         int n_buffers, ts_st_dtype dtype, const char *const *keys, const char *const *values, int n_pairs)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < p->n; i++) bytes += ((size_t)p->list[i]->count * ts_st_dtype_size(dtype) + 7) / 8 * 8;
+    int n = n_buffers * p->n;
+    ts_st_tensor *t = calloc((size_t)n + 1, sizeof *t);
+    char *data = malloc(bytes * (size_t)n_buffers + 1);
+    ts_status st = t && data ? gather(p, buffers, prefixes, n_buffers, dtype, t, data)
+                             : ts_fail(TS_E_NOMEM, "out of host memory");
+    if (st == TS_OK) st = ts_st_write(path, t, n, keys, values, n_pairs);
+    for (int i = 0; t && i < n; i++) free((void *)(uintptr_t)t[i].name);
+    free(t);
+    free(data);
+    return st;
+}
+
+/* --- training --- */
+
+ts_status ts_params_step(ts_params *p, const ts_adamw *a, float *norm)
+{
+    const ts_backend *be = p->d->be;
+    ts_stream *s = p->d->s;
+    float *grad = p->buffer[TS_BUFFER_GRAD]->p;
+    for (int i = 0; i < p->n; i++) {
+        const ts_param *q = p->list[i];
+        if (q->flags & TS_PARAM_FROZEN) TS_TRY(be->zero(s, grad + q->offset, (size_t)q->count * sizeof *grad));
+    }
+    ts_block *n = ts_block_get(p->d, sizeof *norm);
+    if (!n) return TS_E_NOMEM;
+    ts_status st = be->grad_norm(s, n->p, grad, p->total);
+    if (st == TS_OK)
+        st = be->adamw(s, p->buffer[TS_BUFFER_WEIGHT]->p, p->buffer[TS_BUFFER_M]->p, p->buffer[TS_BUFFER_V]->p,
+                       p->buffer[TS_BUFFER_EMA]->p, grad, n->p, a, p->decayed, p->total);
+    if (st == TS_OK) st = be->zero(s, grad, (size_t)p->total * sizeof *grad);
+    if (st == TS_OK) st = be->download(s, norm, n->p, sizeof *norm);
+    ts_block_drop(p->d, n);
+    return st;
+}
