@@ -95,7 +95,7 @@ Suite *t_suite(const char *name)
 
 void t_add(Suite *u, const char *name, t_fn *fn, int every_backend)
 {
-    ck_assert_int_lt(n_tests, MAX_TESTS);
+    if (n_tests == MAX_TESTS) abort(); /* Check asserts only inside a running test */
     tests[n_tests].name = name;
     tests[n_tests].fn = fn;
     TCase *c = tcase_create(name);
