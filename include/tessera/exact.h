@@ -71,7 +71,7 @@ static inline TS_HD float ts_expf(float x)
     return x < -87.3365f ? 0.0f : y;
 }
 
-/* x positive and normal, or +inf. */
+/* x positive and normal, +inf, or NaN. */
 static inline TS_HD float ts_logf(float x)
 {
     int32_t e = (int32_t)(ts_bits_of(x) - 0x3f3504f3u) >> 23; /* x = 2^e (1 + f), sqrt(1/2) <= 1 + f < sqrt(2) */
@@ -89,7 +89,7 @@ static inline TS_HD float ts_logf(float x)
     float y = fmaf(f2 * f, p, m * -0x1.05c610p-29f); /* smallest terms first */
     y = fmaf(f2, -0.5f, y) + f;
     y = fmaf(m, 0x1.62e430p-1f, y);
-    return x > 3.40282347e38f ? x : y;
+    return x <= 3.40282347e38f ? y : x; /* +inf and NaN stay */
 }
 
 /* tanh a = (e^2a - 1)/(e^2a + 1) on a = |x|, with e^2a - 1 formed without cancellation. */
