@@ -127,7 +127,8 @@ static int take_value(const char *who, const opt *o, const char *shown, const ch
     case OPT_FLAG:
         if (store) *(int *)o->value = 1;
         return 0;
-    case OPT_GROUP: break;
+    case OPT_GROUP:
+        break;
     }
     return 2;
 }
@@ -207,12 +208,13 @@ static void move_down(char **argv, int from, int to)
 }
 
 typedef struct {
-    int help;         /* --help was there   */
-    int n_positional; /* in argv[1..] after a pass that stores */
+    int help;             /* --help was there   */
+    int n_positional;     /* in argv[1..] after a pass that stores */
     unsigned char *given; /* one per option */
 } result;
 
-/* Go through all words: once to check, once to store, so that --help shows the defaults and an error changes nothing. */
+/* Go through all words: once to check, once to store, so that --help shows the defaults and an error changes nothing.
+ */
 static int pass(int argc, char **argv, const opt_command *c, const opt *options, int store, result *r)
 {
     int only_positional = 0;
@@ -280,8 +282,10 @@ int opt_parse(int argc, char **argv, const opt_command *command, const opt *opti
     }
 
     *exit_code = pass(argc, argv, command, options, 0, &r);
-    if (*exit_code == 0 && r.help) opt_help(command, options);
-    else if (*exit_code == 0) *exit_code = check_complete(command, options, &r);
+    if (*exit_code == 0 && r.help)
+        opt_help(command, options);
+    else if (*exit_code == 0)
+        *exit_code = check_complete(command, options, &r);
     if (*exit_code == 0 && !r.help) {
         pass(argc, argv, command, options, 1, &r);
         *positional = argv + 1;

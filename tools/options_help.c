@@ -6,7 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LINE = 100, LEFT_MAX = 34 }; /* columns: of a line, and of "  -n, --name VALUE" before the text starts below it */
+enum {
+    LINE = 100,
+    LEFT_MAX = 34
+}; /* columns: of a line, and of "  -n, --name VALUE" before the text starts below it */
 
 /* The shortest plain form that reads back as v: 0.000001 rather than 1e-06. */
 static void number_text(double v, char text[OPT_TEXT])
@@ -28,10 +31,14 @@ static void range_text(const opt *o, char text[OPT_TEXT])
     char low[OPT_TEXT], high[OPT_TEXT];
     number_text(o->min, low);
     number_text(o->max, high);
-    if (isinf(o->min) && isinf(o->max)) snprintf(text, OPT_TEXT, "any %snumber", o->kind == OPT_INT ? "whole " : "");
-    else if (isinf(o->max)) snprintf(text, OPT_TEXT, "%.100s or more", low);
-    else if (isinf(o->min)) snprintf(text, OPT_TEXT, "%.100s or less", high);
-    else snprintf(text, OPT_TEXT, "%.100s to %.100s", low, high);
+    if (isinf(o->min) && isinf(o->max))
+        snprintf(text, OPT_TEXT, "any %snumber", o->kind == OPT_INT ? "whole " : "");
+    else if (isinf(o->max))
+        snprintf(text, OPT_TEXT, "%.100s or more", low);
+    else if (isinf(o->min))
+        snprintf(text, OPT_TEXT, "%.100s or less", high);
+    else
+        snprintf(text, OPT_TEXT, "%.100s to %.100s", low, high);
 }
 
 /* "auto|cpu|cuda" -> "auto, cpu or cuda" */
@@ -39,8 +46,10 @@ static void choices_text(const char *choices, char text[OPT_TEXT])
 {
     size_t at = 0;
     for (const char *c = choices; *c && at + 5 < OPT_TEXT; c++) {
-        if (*c != '|') text[at++] = *c;
-        else at += (size_t)sprintf(text + at, "%s", strchr(c + 1, '|') ? ", " : " or ");
+        if (*c != '|')
+            text[at++] = *c;
+        else
+            at += (size_t)sprintf(text + at, "%s", strchr(c + 1, '|') ? ", " : " or ");
     }
     text[at] = '\0';
 }
@@ -49,12 +58,20 @@ void opt_allowed(const opt *o, char text[OPT_TEXT])
 {
     switch (o->kind) {
     case OPT_INT:
-    case OPT_FLOAT: range_text(o, text); return;
-    case OPT_SEED: snprintf(text, OPT_TEXT, "0 to %llu", (unsigned long long)UINT64_MAX); return;
-    case OPT_CHOICE: choices_text(o->choices, text); return;
+    case OPT_FLOAT:
+        range_text(o, text);
+        return;
+    case OPT_SEED:
+        snprintf(text, OPT_TEXT, "0 to %llu", (unsigned long long)UINT64_MAX);
+        return;
+    case OPT_CHOICE:
+        choices_text(o->choices, text);
+        return;
     case OPT_STRING:
     case OPT_FLAG:
-    case OPT_GROUP: snprintf(text, OPT_TEXT, "%s", o->argument ? o->argument : ""); return;
+    case OPT_GROUP:
+        snprintf(text, OPT_TEXT, "%s", o->argument ? o->argument : "");
+        return;
     }
 }
 
@@ -63,9 +80,15 @@ static void default_text(const opt *o, char text[OPT_TEXT])
     const char *s = o->choices;
     text[0] = '\0';
     switch (o->kind) {
-    case OPT_INT: snprintf(text, OPT_TEXT, "%lld", (long long)*(const int64_t *)o->value); return;
-    case OPT_SEED: snprintf(text, OPT_TEXT, "%llu", (unsigned long long)*(const uint64_t *)o->value); return;
-    case OPT_FLOAT: number_text(*(const double *)o->value, text); return;
+    case OPT_INT:
+        snprintf(text, OPT_TEXT, "%lld", (long long)*(const int64_t *)o->value);
+        return;
+    case OPT_SEED:
+        snprintf(text, OPT_TEXT, "%llu", (unsigned long long)*(const uint64_t *)o->value);
+        return;
+    case OPT_FLOAT:
+        number_text(*(const double *)o->value, text);
+        return;
     case OPT_STRING:
         s = *(const char *const *)o->value;
         snprintf(text, OPT_TEXT, "%s", s ? s : "");
@@ -75,7 +98,8 @@ static void default_text(const opt *o, char text[OPT_TEXT])
         snprintf(text, OPT_TEXT, "%.*s", (int)strcspn(s, "|"), s);
         return;
     case OPT_FLAG:
-    case OPT_GROUP: return;
+    case OPT_GROUP:
+        return;
     }
 }
 
@@ -89,7 +113,8 @@ static void right_text(const opt *o, char *text, size_t size)
     if (o->required) fallback[0] = '\0';
     if (*allowed || *given)
         snprintf(text, size, "%s (%s%s%s%s)", o->help, allowed, *allowed && *given ? "; " : "", given, fallback);
-    else snprintf(text, size, "%s", o->help);
+    else
+        snprintf(text, size, "%s", o->help);
 }
 
 static int left_text(const opt *o, char *text, size_t size)
@@ -125,8 +150,10 @@ static void print_option(const opt *o, int indent)
     char left[OPT_TEXT], right[4 * OPT_TEXT];
     int n = left_text(o, left, sizeof left);
     right_text(o, right, sizeof right);
-    if (n + 2 > indent) printf("%s\n%*s", left, indent, "");
-    else printf("%-*s", indent, left);
+    if (n + 2 > indent)
+        printf("%s\n%*s", left, indent, "");
+    else
+        printf("%-*s", indent, left);
     print_wrapped(right, indent, indent);
 }
 
@@ -145,8 +172,10 @@ void opt_help(const opt_command *command, const opt *options)
     print_wrapped(command->about, 0, 0);
     if (options[0].name && options[0].kind != OPT_GROUP) printf("\nOptions:\n");
     for (const opt *o = options; o->name; o++) {
-        if (o->kind == OPT_GROUP) printf("\n%s:\n", o->name);
-        else print_option(o, indent);
+        if (o->kind == OPT_GROUP)
+            printf("\n%s:\n", o->name);
+        else
+            print_option(o, indent);
     }
     if (!options[0].name) printf("\nOptions:\n");
     print_option(&help, indent);
