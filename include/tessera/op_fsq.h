@@ -5,8 +5,10 @@
  *                           b = half*tanh(z + shift) - offset;  q = rint(b) (ties to even);  digit = q + floor(L/2)
  *                           dvalue/dz = half (1 - tanh^2(z + shift)) / floor(L/2)
  *           TS_FSQ_SIGMOID  digit = rint((L-1) sigmoid(z));  q = digit - floor(L/2) for the index arithmetic;
- *                           value and gradient as stored in tests/golden/fsq.safetensors
- *           TS_FSQ_IFSQ     odd L only: b = (L-1)/2 (2 sigmoid(1.6 z) - 1);  q = rint(b);  digit = q + floor(L/2)
+ *                           dvalue/dz = (L-1) sigmoid(z) (1 - sigmoid(z)) / floor(L/2)
+ *           TS_FSQ_IFSQ     odd L only: b = (L-1)/2 (2 sigmoid(1.6 z) - 1);  q = rint(b);  digit = q + floor(L/2);
+ *                           dvalue/dz = 1.6 (L-1) p (1 - p) / floor(L/2), p = sigmoid(1.6 z)
+ *           q is kept in -floor(L/2) .. L-1-floor(L/2) (above 1001 levels the eps of tanh reaches further)
  *           value = q / floor(L/2);   index = sum_d digit_d * basis_d, basis_0 = 1, basis_{d+1} = basis_d L_d
  * Source    Mentzer et al. 2023, arXiv:2309.15505. TS_FSQ_TANH is the form of vector-quantize-pytorch and Cosmos: the
  *           authors' own listing has (1 - eps) and tan, and weights trained with one are not exact under the other.
@@ -22,7 +24,7 @@
 extern "C" {
 #endif
 
-#define TS_FSQ_TIE 1e-5 /* in units of one level */
+#define TS_FSQ_TIE 1e-5 /* in units of one level, up to 64 levels; more resolve less in float32 */
 
 typedef enum { TS_FSQ_TANH, TS_FSQ_SIGMOID, TS_FSQ_IFSQ } ts_fsq_bound;
 

@@ -40,25 +40,22 @@ static inline float round_bounded(float z, float half, float offset, float shift
     return r < high ? r : high;
 }
 
+/* 1 - tanh^2(a/2) = 4 p (1 - p) = 4 e/(1 + e)^2 with e = exp(-|a|), p = sigmoid(a): no cancellation. */
 static inline float slope(float z, float half, float shift, ts_fsq_bound bound)
 {
-    if (bound == TS_FSQ_TANH) {
-        float t = ts_tanhf(z + shift);
-        return half * fmaf(-t, t, 1.0f);
-    }
     float gain = bound == TS_FSQ_IFSQ ? 1.6f : 1.0f;
-    float p = ts_sigmoidf(gain * z);
-    return gain * (half + half) * (p * (1.0f - p));
+    float a = bound == TS_FSQ_TANH ? 2.0f * (z + shift) : gain * z;
+    float e = ts_expf(-fabsf(a)), u = 1.0f + e;
+    return (bound == TS_FSQ_TANH ? 4.0f : 2.0f * gain) * half * (e / (u * u));
 }
 
 static inline void fwd_run(float *value, int32_t *part, const float *z, const constants *c, int n, ts_fsq_bound bound)
 {
 #pragma omp simd
     for (int i = 0; i < n; i++) {
-        float r = round_bounded(z[i], c->half[i], c->offset[i], c->shift[i], c->low[i], c->high[i], bound);
-        int32_t q = (int32_t)r; /* drops the sign of -0, which decode cannot know */
-        value[i] = (float)q / c->mid[i];
-        part[i] = (q + (int32_t)c->mid[i]) * c->basis[i];
+        float q = round_bounded(z[i], c->half[i], c->offset[i], c->shift[i], c->low[i], c->high[i], bound);
+        value[i] = (q + 0.0f) / c->mid[i]; /* + 0 drops the sign of -0, which decode cannot know */
+        part[i] = (int32_t)(q + c->mid[i]) * c->basis[i];
     }
 }
 
