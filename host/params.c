@@ -104,25 +104,10 @@ ts_tensor *ts_params_span(ts_params *p, const ts_tensor *first, int64_t n)
     return t;
 }
 
-ts_status ts_params_allocate(ts_params *p, ts_device *d, int training)
+/* Point every tensor at its place in the buffers. */
+static void bind(ts_params *p)
 {
-    if (p->failed) return ts_fail(TS_E_NOMEM, "out of host memory");
-    p->d = d;
-    for (int pass = 0; pass < 2; pass++) { /* decayed ones first */
-        for (int i = 0; i < p->n; i++) {
-            ts_param *q = p->list[i];
-            if (!(q->flags & TS_PARAM_DECAY) != pass) continue;
-            q->offset = p->total;
-            p->total += (q->count + ALIGN - 1) / ALIGN * ALIGN;
-        }
-        if (pass == 0) p->decayed = p->total;
-    }
-    size_t bytes = (size_t)(p->total ? p->total : 1) * sizeof(float);
-    for (int b = 0; b < (training ? TS_BUFFERS : 1); b++) {
-        p->buffer[b] = ts_block_get(d, bytes);
-        if (!p->buffer[b]) return TS_E_NOMEM;
-        TS_TRY(d->be->zero(d->s, p->buffer[b]->p, bytes));
-    }
+    int training = p->buffer[TS_BUFFER_GRAD] != NULL;
     float *w = p->buffer[TS_BUFFER_WEIGHT]->p, *grad = training ? p->buffer[TS_BUFFER_GRAD]->p : NULL;
     for (int i = 0; i < p->n; i++) {
         ts_param *q = p->list[i];
@@ -135,6 +120,29 @@ ts_status ts_params_allocate(ts_params *p, ts_device *d, int training)
         p->spans[i]->grad = p->span_first[i]->grad;
         p->spans[i]->needs_grad = training;
     }
+}
+
+ts_status ts_params_allocate(ts_params *p, ts_device *d, int training)
+{
+    if (p->failed) return ts_fail(TS_E_NOMEM, "out of host memory");
+    p->d = d;
+    for (int pass = 0; pass < 2; pass++) { /* decayed ones first */
+        for (int i = 0; i < p->n; i++) {
+            ts_param *q = p->list[i];
+            int decays = (q->flags & TS_PARAM_DECAY) != 0;
+            if (decays == pass) continue;
+            q->offset = p->total;
+            p->total += (q->count + ALIGN - 1) / ALIGN * ALIGN;
+        }
+        if (pass == 0) p->decayed = p->total;
+    }
+    size_t bytes = (size_t)(p->total ? p->total : 1) * sizeof(float);
+    for (int b = 0; b < (training ? TS_BUFFERS : 1); b++) {
+        p->buffer[b] = ts_block_get(d, bytes);
+        if (!p->buffer[b]) return TS_E_NOMEM;
+        TS_TRY(d->be->zero(d->s, p->buffer[b]->p, bytes));
+    }
+    bind(p);
     return TS_OK;
 }
 
@@ -183,6 +191,10 @@ static void initialise(float *x, const ts_param *q, uint64_t seed)
     for (const char *c = q->name; *c; c++) state = (state ^ (unsigned char)*c) * 0x100000001b3u;
     if (q->init.kind == TS_INIT_CONST) {
         for (int64_t i = 0; i < q->count; i++) x[i] = q->init.value;
+    } else if (q->init.kind == TS_INIT_RAMP) {
+        int64_t R = q->shape[0], columns = q->count / R;
+        for (int64_t i = 0; i < q->count; i++)
+            x[i] = R > 1 ? (float)(q->init.value * (double)(i / columns) / (double)(R - 1)) : 0;
     } else if (q->init.kind == TS_INIT_DIRAC) {
         int64_t I = q->shape[1], k = q->shape[2];
         memset(x, 0, (size_t)q->count * sizeof *x);
@@ -247,6 +259,33 @@ ts_status ts_params_init(ts_params *p, uint64_t seed)
         st = p->d->be->copy(p->d->s, p->buffer[TS_BUFFER_EMA]->p, p->buffer[TS_BUFFER_WEIGHT]->p, bytes);
     }
     return st;
+}
+
+ts_status ts_params_put(ts_params *p, const ts_tensor *t, const float *x)
+{
+    for (int i = 0; i < p->n; i++) {
+        ts_param *q = p->list[i];
+        if (&q->tensor != t) continue;
+        float *copy = malloc((size_t)q->count * 2 * sizeof *copy);
+        if (!copy) return ts_fail(TS_E_NOMEM, "out of host memory");
+        ts_status st = TS_OK;
+        for (int b = 0; b < TS_BUFFERS && st == TS_OK; b++) {
+            if ((b != TS_BUFFER_WEIGHT && b != TS_BUFFER_EMA) || !p->buffer[b]) continue;
+            memcpy(copy, x, (size_t)q->count * sizeof *copy);
+            st = put(p, (ts_buffer)b, q, copy, copy + q->count);
+        }
+        free(copy);
+        return st;
+    }
+    return ts_fail(TS_E_INTERNAL, "the tensor is no parameter of this table");
+}
+
+void ts_params_swap_ema(ts_params *p)
+{
+    ts_block *w = p->buffer[TS_BUFFER_WEIGHT];
+    p->buffer[TS_BUFFER_WEIGHT] = p->buffer[TS_BUFFER_EMA];
+    p->buffer[TS_BUFFER_EMA] = w;
+    bind(p);
 }
 
 /* --- files --- */

@@ -14,6 +14,7 @@ typedef enum {
     TS_INIT_CONST,   /* value                                                                  */
     TS_INIT_NORMAL,  /* standard deviation value                                               */
     TS_INIT_UNIFORM, /* -value .. value                                                        */
+    TS_INIT_RAMP,    /* row r of R rows: value*r/(R-1), 0 where R is 1                         */
     TS_INIT_DIRAC    /* convolution that passes its input through                              */
 } ts_init_kind;
 
@@ -57,6 +58,11 @@ ts_tensor *ts_params_span(ts_params *p, const ts_tensor *first, int64_t n);
 ts_status ts_params_allocate(ts_params *p, ts_device *d, int training);
 /* Initial values, a function of seed and name alone. */
 ts_status ts_params_init(ts_params *p, uint64_t seed);
+
+/* Set one parameter (weights and moving average) from host floats in file order. */
+ts_status ts_params_put(ts_params *p, const ts_tensor *t, const float *x);
+/* Exchange weights and moving average, as evaluation does before and after. */
+void ts_params_swap_ema(ts_params *p);
 
 int ts_params_count(const ts_params *p);
 const ts_param *ts_params_at(const ts_params *p, int i);
