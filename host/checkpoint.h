@@ -2,7 +2,8 @@
  *
  *   RUN/step-00001000/{files...}  manifest.json   {"files": {"model.safetensors": {"bytes": 1, "xxh3": "..."}, ...}}
  *
- * Written as step-00001000.tmp, manifest last, everything fsynced, renamed, RUN fsynced; older ones are pruned after that.
+ * Written as step-00001000.tmp, manifest last, everything fsynced, renamed, RUN fsynced; older ones are pruned after
+ * that.
  */
 #ifndef TS_CHECKPOINT_H
 #define TS_CHECKPOINT_H
@@ -11,18 +12,20 @@
 
 #include "tessera/status.h"
 
-/* Start a checkpoint: dir (malloc'ed path of the temporary folder) is where the caller writes its files. */
+/* Start a checkpoint; folders that a dead run left half-written are removed. The caller holds the lock of RUN (file.h).
+ * dir (malloc'ed path of the temporary folder) is where the caller writes its files. */
 ts_status ts_checkpoint_begin(const char *run, int64_t step, char **dir);
 
-/* Finish it: hash the files in dir, write the manifest, rename, fsync; keep the newest `keep` (>= 1), remove older ones.
- * Frees dir in any case. */
+/* Finish it: fsync and hash the files in dir, write the manifest, rename, fsync; keep this one and the `keep` - 1 (keep
+ * >= 1) newest before it, remove older ones. A checkpoint of the same step is replaced. Later ones are left alone: a
+ * run that went on from this one after they were damaged comes to them again. Frees dir in any case. */
 ts_status ts_checkpoint_commit(const char *run, int64_t step, char *dir, int keep);
 
-/* The newest checkpoint whose manifest verifies (by number, never by time): dir is malloc'ed, NULL and step -1 if there is
- * none. Damaged ones that are newer are reported through warn (may be NULL) and passed over. */
+/* The newest checkpoint whose manifest verifies (by number, never by time): dir is malloc'ed, NULL and step -1 if there
+ * is none or no RUN. Damaged ones that are newer are reported through warn (may be NULL) and passed over. */
 ts_status ts_checkpoint_newest(const char *run, int64_t *step, char **dir, void (*warn)(const char *line));
 
-/* Does DIR's manifest match its files? TS_E_DATA says what differs. */
+/* Does DIR's manifest match its files? TS_E_DATA says what differs. Files that it does not name are not looked at. */
 ts_status ts_checkpoint_verify(const char *dir);
 
 #endif

@@ -280,6 +280,15 @@ ts_status ts_file_hash(const char *path, char hex[17], uint64_t *bytes)
     return status;
 }
 
+ts_status ts_file_sync(const char *path)
+{
+    int fd;
+    TS_TRY(ts_file_open(&fd, NULL, path));
+    ts_status status = sync_again(fd) == 0 ? TS_OK : io_error(path, "fsync");
+    close(fd);
+    return status;
+}
+
 static ts_status make_one(const char *path)
 {
     if (mkdir(path, 0777) != 0) {

@@ -28,6 +28,7 @@ ts_status ts_file_read(const char *path, size_t max, void **bytes, size_t *n);
 /* XXH3 (64 bit) of a file, as 16 hex digits and a 0 byte. */
 ts_status ts_file_hash(const char *path, char hex[17], uint64_t *bytes);
 
+ts_status ts_file_sync(const char *path);                   /* fsync of a file that something else wrote */
 ts_status ts_dir_make(const char *path);                    /* mkdir -p; an existing folder is fine */
 ts_status ts_dir_sync(const char *path);                    /* fsync of a folder */
 ts_status ts_dir_remove(const char *path);                  /* a folder and all in it; nothing there is fine */
