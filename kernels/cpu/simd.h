@@ -23,6 +23,14 @@ static inline vf vf_max(vf a, vf b) /* b if either is NaN */
 {
     return _mm512_max_ps(a, b);
 }
+static inline float vf_sum(vf v)
+{
+    return _mm512_reduce_add_ps(v);
+}
+static inline float vf_top(vf v)
+{
+    return _mm512_reduce_max_ps(v);
+}
 #elif defined __AVX2__ && defined __FMA__
 #include <immintrin.h>
 typedef __m256 vf;
@@ -34,6 +42,18 @@ static inline vf vf_fma(vf a, vf b, vf c)
 static inline vf vf_max(vf a, vf b) /* b if either is NaN */
 {
     return _mm256_max_ps(a, b);
+}
+static inline float vf_sum(vf v)
+{
+    const __m128 four = _mm256_castps256_ps128(v) + _mm256_extractf128_ps(v, 1);
+    const __m128 two = four + _mm_movehl_ps(four, four);
+    return two[0] + two[1];
+}
+static inline float vf_top(vf v)
+{
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return two[0] > two[1] ? two[0] : two[1];
 }
 #else
 typedef float vf __attribute__((vector_size(16)));
@@ -47,6 +67,15 @@ static inline vf vf_max(vf a, vf b) /* b if either is NaN */
 {
     for (int i = 0; i < VF; i++) b[i] = a[i] > b[i] ? a[i] : b[i];
     return b;
+}
+static inline float vf_sum(vf v)
+{
+    return (v[0] + v[2]) + (v[1] + v[3]);
+}
+static inline float vf_top(vf v)
+{
+    const float a = v[0] > v[1] ? v[0] : v[1], b = v[2] > v[3] ? v[2] : v[3];
+    return a > b ? a : b;
 }
 #endif
 
@@ -73,24 +102,6 @@ static inline vf vf_load_some(const float *p, int64_t n, float x)
     float lane[VF];
     for (int i = 0; i < VF; i++) lane[i] = i < n ? p[i] : x;
     return vf_load(lane);
-}
-
-static inline float vf_sum(vf v)
-{
-    float lane[VF];
-    vf_store(lane, v);
-    for (int half = VF / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) lane[i] += lane[i + half];
-    return lane[0];
-}
-
-static inline float vf_top(vf v)
-{
-    float lane[VF], top;
-    vf_store(lane, v);
-    top = lane[0];
-    for (int i = 1; i < VF; i++) top = lane[i] > top ? lane[i] : top;
-    return top;
 }
 
 /* sum of x[i] y[i] */
