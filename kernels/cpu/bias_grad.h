@@ -1,7 +1,7 @@
 /* bias_grad.h - gradient of a bias: the column sums of a (M,N) tensor, added to db.
  *
- * Rows are summed in fixed chunks in float32 and the chunks in double, so the result neither depends on the thread count
- * nor loses digits when M is large. */
+ * Rows are summed in fixed chunks in float32 and the chunks in double, so the result neither depends on the thread
+ * count nor loses digits when M is large. */
 #ifndef TS_CPU_BIAS_GRAD_H
 #define TS_CPU_BIAS_GRAD_H
 

@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/bias_grad.h"
 #include "kernels/cpu/onednn.h"
+#include "tessera/op_linear.h"
 
 typedef struct {
     dnn_pass pass;
@@ -72,7 +73,10 @@ static ts_status plan(ts_stream *s, dnn_plan **p, dnn_pass pass, const ts_conv2d
     if ((*p = dnn_find(s, &key))) return TS_OK;
 
     char what[160];
-    snprintf(what, sizeof what, "conv2d pass %d of B=%lld Y=%lld X=%lld C=%lld O=%lld k=%d stride=%d pad=%d,%d", pass,
+    snprintf(what, sizeof what, "conv2d %s of B=%lld Y=%lld X=%lld C=%lld O=%lld k=%d stride=%d pad=%d,%d",
+             pass == DNN_CONV_FWD  ? "fwd"
+             : pass == DNN_CONV_DX ? "dx"
+                                   : "dw",
              (long long)c->B, (long long)c->Y, (long long)c->X, (long long)c->C, (long long)c->O, c->k, c->stride,
              c->pad_lo, c->pad_hi);
     const request q = { pass, bias, c };
@@ -115,9 +119,23 @@ static int64_t rows_of(const ts_conv2d *c)
     return c->B * ts_conv2d_out(c, c->Y) * ts_conv2d_out(c, c->X);
 }
 
+/* A 1x1 convolution is a matrix product over all pixels. Its gradients are taken as one: in bfloat16 oneDNN's matmul is
+ * several times as fast there as its convolution. */
+static int pointwise(const ts_conv2d *c)
+{
+    return c->k == 1 && c->stride == 1 && c->pad_lo == 0 && c->pad_hi == 0;
+}
+
+static ts_linear as_linear(const ts_conv2d *c)
+{
+    return (ts_linear){ .N = rows_of(c), .I = c->C, .O = c->O, .math = c->math };
+}
+
 size_t conv2d_scratch_cpu(ts_stream *s, const ts_conv2d *c, int backward)
 {
     if (c->B == 0) return 0;
+    const ts_linear l = as_linear(c);
+    if (backward && pointwise(c)) return linear_scratch_cpu(s, &l, 1);
     if (!backward) return larger(scratch_of(s, DNN_CONV_FWD, c, 0), scratch_of(s, DNN_CONV_FWD, c, 1));
     const size_t products = larger(scratch_of(s, DNN_CONV_DX, c, 0), scratch_of(s, DNN_CONV_DW, c, 0));
     return larger(products, bias_grad_scratch(rows_of(c), c->O));
@@ -132,10 +150,13 @@ ts_status conv2d_fwd_cpu(ts_stream *s, float *y, const float *x, const float *w,
     return dnn_run(s, p, (void *[]){ (void *)x, (void *)w, y, (void *)b }, scratch);
 }
 
-ts_status conv2d_bwd_cpu(ts_stream *s, float *dx, float *dw, float *db, const float *dy, const float *x,
-                         const float *w, const ts_conv2d *c, void *scratch)
+ts_status conv2d_bwd_cpu(ts_stream *s, float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,
+                         const ts_conv2d *c, void *scratch)
 {
     if (c->B == 0) return TS_OK;
+    const ts_linear l = as_linear(c);
+    if (pointwise(c)) return linear_bwd_cpu(s, dx, dw, db, dy, x, w, &l, scratch);
+
     dnn_plan *p;
     if (dx) {
         TS_TRY(plan(s, &p, DNN_CONV_DX, c, 0));

@@ -47,10 +47,10 @@ struct dnn_cache {
     size_t slots, used;
 };
 
-#define DNN_TRY(expr)                                  \
-    do {                                               \
-        dnnl_status_t dnn_try_ = (expr);               \
-        if (dnn_try_ != dnnl_success) return dnn_try_; \
+#define DNN_TRY(expr)                                                                                                  \
+    do {                                                                                                               \
+        dnnl_status_t dnn_try_ = (expr);                                                                               \
+        if (dnn_try_ != dnnl_success) return dnn_try_;                                                                 \
     } while (0)
 
 static ts_status refused(const char *what, dnnl_status_t st)

@@ -4,10 +4,10 @@
  * layout and type that the primitive wants (in scratch), and its results are brought back. An op describes a plan only
  * when its shape is seen for the first time:
  *
- *     const dnn_key key = { { DNN_LINEAR_FWD, l->math, l->N, l->I, l->O } };
+ *     const dnn_key key = { { DNN_LINEAR_DX, l->math, l->N, l->I, l->O } };
  *     dnn_plan *p = dnn_find(s, &key);
- *     if (!p) TS_TRY(build(s, &p, &key, l));
- *     return dnn_run(s, p, (void *[]){ x, w, y }, scratch);
+ *     if (!p) TS_TRY(dnn_build(s, &p, &key, &recipe));
+ *     return dnn_run(s, p, (void *[]){ dy, w, dx }, scratch);
  */
 #ifndef TS_CPU_ONEDNN_H
 #define TS_CPU_ONEDNN_H
@@ -26,7 +26,7 @@ typedef struct dnn_plan dnn_plan;
 
 enum { DNN_MAX_ARGS = 4, DNN_KEY_WORDS = 12 };
 
-typedef enum { DNN_LINEAR_FWD = 1, DNN_LINEAR_DX, DNN_LINEAR_DW, DNN_CONV_FWD, DNN_CONV_DX, DNN_CONV_DW } dnn_pass;
+typedef enum { DNN_LINEAR_DX = 1, DNN_LINEAR_DW, DNN_CONV_FWD, DNN_CONV_DX, DNN_CONV_DW } dnn_pass;
 
 /* The pass, the math and every extent that the primitive depends on; unused words are 0. */
 typedef struct {
@@ -47,8 +47,8 @@ typedef struct {
     dnnl_memory_desc_t user; /* dense float32, as the caller of the op has it */
 } dnn_arg;
 
-/* What dnn_build needs. describe fills the operation descriptor (say, a dnnl_matmul_desc_t) of `shape`, with `factor` as
- * the type of the factors: float32 or, where the machine has such a primitive and math asks for it, bfloat16. */
+/* What dnn_build needs. describe fills the operation descriptor (say, a dnnl_matmul_desc_t) of `shape`, with `factor`
+ * as the type of the factors: float32 or, where the machine has such a primitive and math asks for it, bfloat16. */
 typedef struct {
     const char *what; /* the op and its shape, for messages */
     ts_math math;
