@@ -4,8 +4,8 @@
  * channels, which never meet. */
 #include <string.h>
 
+#include "kernels/cpu/resample.h"
 #include "kernels/cpu/stream.h"
-#include "tessera/op_resample.h"
 #include "tessera/taps.h"
 
 enum { CHANNELS = 64 }; /* channels of one backward run */
@@ -67,30 +67,35 @@ ts_status nearest2x_bwd_cpu(ts_stream *s, float *dx, const float *dy, const ts_r
 }
 
 /* The sum over a cell runs over rows, then columns, ascending, from 0; then one division. */
+void ts_area_row(float *y, const float *x, int64_t i, const ts_resample *r)
+{
+    const int64_t D = r->D;
+    int64_t y0, y1, x0, x1;
+    ts_area_range(i, r->from_y, r->to_y, &y0, &y1);
+    for (int64_t j = 0; j < r->to_x; j++) {
+        ts_area_range(j, r->from_x, r->to_x, &x0, &x1);
+        float *to = y + j * D;
+        for (int64_t d = 0; d < D; d++) to[d] = 0;
+        for (int64_t m = y0; m < y1; m++) {
+            for (int64_t c = x0; c < x1; c++) {
+                const float *from = x + (m * r->from_x + c) * D;
+#pragma omp simd
+                for (int64_t d = 0; d < D; d++) to[d] += from[d];
+            }
+        }
+        const float count = (float)((y1 - y0) * (x1 - x0));
+#pragma omp simd
+        for (int64_t d = 0; d < D; d++) to[d] /= count;
+    }
+}
+
 ts_status area_fwd_cpu(ts_stream *s, float *y, const float *x, const ts_resample *r)
 {
     TS_TRY(check_area(r));
-    const int64_t D = r->D;
+    const int64_t image = r->from_y * r->from_x * r->D, row = r->to_x * r->D;
 #pragma omp parallel for num_threads(s->threads)
-    for (int64_t n = 0; n < r->B * r->to_y; n++) {
-        int64_t b = n / r->to_y, y0, y1, x0, x1;
-        ts_area_range(n % r->to_y, r->from_y, r->to_y, &y0, &y1);
-        for (int64_t j = 0; j < r->to_x; j++) {
-            ts_area_range(j, r->from_x, r->to_x, &x0, &x1);
-            float *to = y + (n * r->to_x + j) * D;
-            for (int64_t d = 0; d < D; d++) to[d] = 0;
-            for (int64_t i = y0; i < y1; i++) {
-                for (int64_t c = x0; c < x1; c++) {
-                    const float *from = x + ((b * r->from_y + i) * r->from_x + c) * D;
-#pragma omp simd
-                    for (int64_t d = 0; d < D; d++) to[d] += from[d];
-                }
-            }
-            const float count = (float)((y1 - y0) * (x1 - x0));
-#pragma omp simd
-            for (int64_t d = 0; d < D; d++) to[d] /= count;
-        }
-    }
+    for (int64_t n = 0; n < r->B * r->to_y; n++)
+        ts_area_row(y + n * row, x + n / r->to_y * image, n % r->to_y, r);
     return TS_OK;
 }
 
@@ -101,7 +106,7 @@ static void clear(float *dx, const ts_resample *r, int64_t d0, int64_t d1)
         for (int64_t d = d0; d < d1; d++) dx[n * r->D + d] = 0;
 }
 
-static void area_scatter(float *dx, const float *dy, const ts_resample *r, int64_t d0, int64_t d1)
+void ts_area_scatter(float *dx, const float *dy, const ts_resample *r, int64_t d0, int64_t d1)
 {
     int64_t y0, y1, x0, x1;
     for (int64_t i = 0; i < r->to_y; i++) {
@@ -157,7 +162,7 @@ static void scatter_all(ts_stream *s, float *dx, const float *dy, const ts_resam
 ts_status area_bwd_cpu(ts_stream *s, float *dx, const float *dy, const ts_resample *r)
 {
     TS_TRY(check_area(r));
-    scatter_all(s, dx, dy, r, area_scatter);
+    scatter_all(s, dx, dy, r, ts_area_scatter);
     return TS_OK;
 }
 
