@@ -16,8 +16,8 @@ WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -
            -Wmissing-prototypes -Wold-style-definition -Wundef -Wformat=2
 # No fast-math: quantizers round, and NaN must be seen. errno and FP traps are not used, products are not contracted.
 OPT     := -O3 -march=$(ARCH) -fno-math-errno -fno-trapping-math -ffp-contract=off
-SAN     := $(if $(ASAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
 comma   := ,
+SAN     := $(if $(ASAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
 CFLAGS   = -std=c11 -g $(OPT) $(SAN) -fopenmp -fPIC -fvisibility=hidden $(WARN) -D_GNU_SOURCE -DTS_VERSION='"$(VERSION)"' -Iinclude -I. -MMD -MP
 LDLIBS  := -ldnnl -lpng -ljpeg -larchive -ljansson -lxxhash -lpthread -lm
 CHECK_LIBS = $(shell pkg-config --libs check)
