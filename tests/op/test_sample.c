@@ -310,6 +310,23 @@ T_TEST(top_p_cuts_where_it_says)
     ck_assert_uint_eq(drawn(be, s, l, 4, a, 500), 0xa);
 }
 
+/* One class of 1/2 and 4096 that share the other half: small masses count as exactly as large ones. */
+T_TEST(top_p_counts_small_classes)
+{
+    enum { N = 300, V = 4097 };
+    ts_sample a = options(N, 1, V);
+    a.top_p = 0.7501f; /* drops 2047 of the small ones, the first */
+    float *l = t_alloc(sizeof(float) * N * V);
+    for (int i = 0; i < N * V; i++) l[i] = i % V == V - 1 ? 0 : -logf(4096);
+    int32_t *idx = sample(be, s, l, &a), lowest = V, small = 0;
+    for (int n = 0; n < N; n++) {
+        if (idx[n] < lowest) lowest = idx[n];
+        small += idx[n] < V - 1;
+    }
+    T_TRUE(lowest >= 2047);
+    T_NEAR(small / (double)N, 1.0 / 3, 4 * sqrt(2.0 / 9 / N)); /* a quarter against a half */
+}
+
 /* Equal logits are exact: 4 classes of 1/4, and the running sum may reach 1 - top_p without passing it. */
 T_TEST(top_p_among_equals)
 {
@@ -325,12 +342,11 @@ T_TEST(top_p_among_equals)
 
 T_TEST(greedy_takes_lowest_of_largest)
 {
-    static const float l[] = { 1, 5, -2, 5, 5, 0 }, low[] = { -7, -8, -7 };
+    static const float l[] = { 1, 5, -2, 5, 5, 0 }, low[] = { -7, -7.000001f, -7, -8, -6.999999f, -6.999999f };
     ts_sample a = options(1, 1, 6);
     a.top_k = 1, a.top_p = 0.3f;
     T_EQI(sample_one(be, s, l, &a), 1);
-    a.V = 3;
-    T_EQI(sample_one(be, s, low, &a), 0);
+    T_EQI(sample_one(be, s, low, &a), 4);
 }
 
 T_TEST(minus_infinity_is_never_drawn)
@@ -544,6 +560,7 @@ int main(void)
     T_ADD(u, batch_pass_and_threads_change_nothing);
     T_ADD(u, top_k_keeps_ties);
     T_ADD(u, top_p_cuts_where_it_says);
+    T_ADD(u, top_p_counts_small_classes);
     T_ADD(u, top_p_among_equals);
     T_ADD(u, greedy_takes_lowest_of_largest);
     T_ADD(u, minus_infinity_is_never_drawn);
