@@ -98,7 +98,8 @@ static void backward_row(const job *j, int64_t i)
 #pragma omp simd
     for (int64_t c = 0; c < C; c++) {
         const float norm = (r[c] - mu) * inv;
-        const float d = inv * (fmaf(dy[c], 1 + sc[c], -avg) - norm * avg_n);
+        const float dn_c = dy[c] * (1 + sc[c]); /* rounded as in the sum, so that a single channel cancels exactly */
+        const float d = inv * (dn_c - avg - norm * avg_n);
         dx[c] = dr ? dr[c] + d : d;
     }
     if (j->h == NULL) return;
