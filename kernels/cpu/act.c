@@ -1,0 +1,53 @@
+/* act.c - activations on the CPU. Contract: tessera/op_act.h. */
+#include "tessera/op_act.h"
+
+#include "kernels/cpu/stream.h"
+#include "tessera/exact.h"
+
+/* Below this many values waking the other threads costs more than they save. */
+enum { SERIAL = 1 << 13 };
+
+static const float GELU_A = 0.7978845608f; /* sqrt(2/pi) */
+static const float GELU_B = 0.044715f;
+
+static inline float gelu_tanh_of(float x)
+{
+    return ts_tanhf(GELU_A * fmaf(GELU_B * x * x, x, x));
+}
+
+static inline float silu_slope(float x)
+{
+    const float sig = ts_sigmoidf(x);
+    return fmaf(sig * x, 1.0f - sig, sig);
+}
+
+static inline float gelu_slope(float x)
+{
+    const float t = gelu_tanh_of(x);
+    const float inner = GELU_A * fmaf(3.0f * GELU_B * x, x, 1.0f);
+    return 0.5f * fmaf(x * (1.0f - t * t), inner, 1.0f + t);
+}
+
+ts_status act_fwd_cpu(ts_stream *s, float *y, const float *x, ts_act act, int64_t N)
+{
+    if (act == TS_SILU) {
+#pragma omp parallel for simd num_threads(s->threads) if (N > SERIAL)
+        for (int64_t n = 0; n < N; n++) y[n] = x[n] * ts_sigmoidf(x[n]);
+    } else {
+#pragma omp parallel for simd num_threads(s->threads) if (N > SERIAL)
+        for (int64_t n = 0; n < N; n++) y[n] = 0.5f * x[n] * (1.0f + gelu_tanh_of(x[n]));
+    }
+    return TS_OK;
+}
+
+ts_status act_bwd_cpu(ts_stream *s, float *dx, const float *dy, const float *x, ts_act act, int64_t N)
+{
+    if (act == TS_SILU) {
+#pragma omp parallel for simd num_threads(s->threads) if (N > SERIAL)
+        for (int64_t n = 0; n < N; n++) dx[n] = dy[n] * silu_slope(x[n]);
+    } else {
+#pragma omp parallel for simd num_threads(s->threads) if (N > SERIAL)
+        for (int64_t n = 0; n < N; n++) dx[n] = dy[n] * gelu_slope(x[n]);
+    }
+    return TS_OK;
+}
