@@ -4,12 +4,15 @@
 #   ASAN=1         AddressSanitizer and UndefinedBehaviorSanitizer, in a build folder of its own
 #   CC=clang       gcc and clang both build without a warning
 #   V=1            show the commands
+#   PREFIX=/usr/local DESTDIR=   where `make install` puts things
 
 CC      := $(if $(filter default,$(origin CC)),gcc,$(CC))
 ARCH    ?= native
 PREFIX  ?= /usr/local
+DESTDIR ?=
 B       := build$(if $(ASAN),/asan)
 VERSION := 0.1.0
+SONAME  := libtessera.so.$(firstword $(subst ., ,$(VERSION)))
 Q       := $(if $(V),,@)
 
 WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wstrict-prototypes \
@@ -30,12 +33,14 @@ OPT_OBJ  := $(B)/obj/tools/options.o $(B)/obj/tools/options_help.o $(B)/obj/tool
 TEST_SRC := $(wildcard tests/op/test_*.c tests/host/test_*.c tests/model/test_*.c)
 TESTS    := $(TEST_SRC:%.c=$(B)/%)
 
-all: $(B)/tessera $(B)/libtessera.a ## build the program and the library (default)
+all: $(B)/tessera $(B)/libtessera.a $(B)/$(SONAME) ## build the program and the library (default)
 
 $(B)/tessera: $(TOOL_OBJ) $(LIB_OBJ)
 	$(Q)$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
 $(B)/libtessera.a: $(LIB_OBJ)
 	$(Q)rm -f $@ && ar rcs $@ $^
+$(B)/$(SONAME): $(LIB_OBJ)
+	$(Q)$(CC) $(CFLAGS) -shared -Wl,-soname,$(SONAME) $(if $(ASAN),,-Wl,--no-undefined) $^ -o $@ $(LDLIBS)
 $(B)/obj/%.o: %.c | bootstrap
 	@mkdir -p $(@D)
 	@echo "  CC  $<"
@@ -50,12 +55,30 @@ bootstrap: ## install what is missing (as root), or print the one command that d
 check: $(TESTS) $(B)/tessera ## build and run every test
 	@tests/run.sh $(B)
 
+INSTALLED = bin/tessera lib/libtessera.a lib/libtessera.so.$(VERSION) lib/$(SONAME) lib/libtessera.so \
+            lib/pkgconfig/tessera.pc share/bash-completion/completions/tessera
+install: all ## install program, libraries, headers and tessera.pc below PREFIX
+	$(Q)mkdir -p $(addprefix $(DESTDIR)$(PREFIX)/,bin lib/pkgconfig include/tessera share/bash-completion/completions)
+	$(Q)install -m 755 $(B)/tessera $(DESTDIR)$(PREFIX)/bin/
+	$(Q)install -m 644 $(B)/libtessera.a $(DESTDIR)$(PREFIX)/lib/
+	$(Q)install -m 755 $(B)/$(SONAME) $(DESTDIR)$(PREFIX)/lib/libtessera.so.$(VERSION)
+	$(Q)ln -sf libtessera.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/$(SONAME)
+	$(Q)ln -sf $(SONAME) $(DESTDIR)$(PREFIX)/lib/libtessera.so
+	$(Q)install -m 644 include/tessera/*.h $(DESTDIR)$(PREFIX)/include/tessera/
+	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@LIBS@|$(LDLIBS)|' tools/tessera.pc.in \
+	    >$(DESTDIR)$(PREFIX)/lib/pkgconfig/tessera.pc
+	$(Q)$(B)/tessera --completion-bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/tessera
+
+uninstall: ## remove what install put there
+	$(Q)rm -f $(addprefix $(DESTDIR)$(PREFIX)/,$(INSTALLED))
+	$(Q)rm -rf $(DESTDIR)$(PREFIX)/include/tessera
+
 clean: ## remove everything that was built
 	rm -rf build
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
 
-.PHONY: all bootstrap check clean help
+.PHONY: all bootstrap check install uninstall clean help
 .SECONDARY:
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)

@@ -64,12 +64,12 @@ static void print_help(void)
     printf("usage: tessera COMMAND ...\n\n"
            "Turns pictures into pyramids of tokens and generates pictures by predicting them.\n\n"
            "Commands:\n");
-    for (int i = 0; i < N_COMMANDS; i++) printf("  %-18s%s\n", COMMANDS[i].name, COMMANDS[i].about);
+    for (int i = 0; i < N_COMMANDS; i++) printf("  %-20s%s\n", COMMANDS[i].name, COMMANDS[i].about);
     printf("\n`tessera COMMAND --help` explains one of them.\n\n"
            "Options:\n"
-           "  -h, --help        print this text\n"
-           "  --version         print the version\n"
-           "  --completion-bash print the completion script: eval \"$(tessera --completion-bash)\"\n");
+           "  -h, --help          print this text\n"
+           "  --version           print the version\n"
+           "  --completion-bash   print the completion script: eval \"$(tessera --completion-bash)\"\n");
 }
 
 static int run(int argc, char **argv)
