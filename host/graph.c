@@ -258,6 +258,29 @@ ts_tensor *tg_chunk(ts_graph *g, ts_tensor *x, int i, int n)
     return v;
 }
 
+ts_tensor *tg_rows(ts_graph *g, ts_tensor *x, int64_t first, int64_t n)
+{
+    TG_READY(g, x);
+    int64_t C = x->dim[x->rank - 1];
+    if (x->stride || first < 0 || n < 0 || (first + n) * C > ts_tensor_count(x) || (g->training && x->needs_grad))
+        return tg_mismatch(g, "rows", "at least as many rows as asked for", x);
+    return view(g, x, 2, TG_DIMS(n, C), first * C);
+}
+
+ts_tensor *tg_twice(ts_graph *g, ts_tensor *x)
+{
+    TG_READY(g, x);
+    int64_t dim[TS_MAX_RANK];
+    memcpy(dim, x->dim, sizeof dim);
+    dim[0] *= 2;
+    size_t bytes = (size_t)ts_tensor_count(x) * item_size(x->dtype);
+    ts_tensor *y = tg_new(g, x->dtype, x->rank, dim);
+    for (int i = 0; y && bytes && i < 2; i++)
+        tg_check(g, TG_BE(g)->copy(TG_S(g), (char *)y->data + (size_t)i * bytes, x->data, bytes));
+    tg_consume(g, &x, 1);
+    return y;
+}
+
 /* --- recording and the way back --- */
 
 tg_node *tg_record(ts_graph *g, void (*backward)(ts_graph *, tg_node *), ts_tensor *out, ts_tensor *const *in, int n)

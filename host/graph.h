@@ -62,6 +62,10 @@ ts_tensor *tg_move(ts_tensor *t);
 ts_tensor *tg_reshape(ts_graph *g, ts_tensor *x, int rank, const int64_t *dim);
 /* Columns [i*C, (i+1)*C) of x (B, n*C): what an AdaLN chunk is. */
 ts_tensor *tg_chunk(ts_graph *g, ts_tensor *x, int i, int n);
+/* Rows [first, first+n) of x, seen as rows of its last dimension: (n, C). Inference only. */
+ts_tensor *tg_rows(ts_graph *g, ts_tensor *x, int64_t first, int64_t n);
+/* x twice, one after the other along dim[0]: (2B,...). Inference only. */
+ts_tensor *tg_twice(ts_graph *g, ts_tensor *x);
 
 /* --- ops; b may be NULL --- */
 ts_tensor *tg_linear(ts_graph *g, ts_tensor *x, ts_tensor *w, ts_tensor *b); /* (...,I) x (O,I) -> (...,O) */

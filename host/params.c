@@ -178,20 +178,19 @@ static double uniform(uint64_t *state)
     return ((double)(next(state) >> 11) + 0.5) * 0x1p-53;
 }
 
-static float draw(ts_init init, uint64_t *state)
+static float draw(ts_init_kind kind, float value, uint64_t *state)
 {
+    if (kind == TS_INIT_CONST) return value;
     double u = uniform(state);
-    if (init.kind == TS_INIT_UNIFORM) return (float)((2 * u - 1) * init.value);
-    return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * uniform(state)) * init.value);
+    if (kind == TS_INIT_UNIFORM) return (float)((2 * u - 1) * value);
+    return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * uniform(state)) * value);
 }
 
 static void initialise(float *x, const ts_param *q, uint64_t seed)
 {
     uint64_t state = seed * 0x9E3779B97F4A7C15u + 0xcbf29ce484222325u;
     for (const char *c = q->name; *c; c++) state = (state ^ (unsigned char)*c) * 0x100000001b3u;
-    if (q->init.kind == TS_INIT_CONST) {
-        for (int64_t i = 0; i < q->count; i++) x[i] = q->init.value;
-    } else if (q->init.kind == TS_INIT_RAMP) {
+    if (q->init.kind == TS_INIT_RAMP) {
         int64_t R = q->shape[0], columns = q->count / R;
         for (int64_t i = 0; i < q->count; i++)
             x[i] = R > 1 ? (float)(q->init.value * (double)(i / columns) / (double)(R - 1)) : 0;
@@ -200,7 +199,8 @@ static void initialise(float *x, const ts_param *q, uint64_t seed)
         memset(x, 0, (size_t)q->count * sizeof *x);
         for (int64_t o = 0; o < q->shape[0]; o++) x[((o * I + o) * k + k / 2) * k + k / 2] = 1;
     } else {
-        for (int64_t i = 0; i < q->count; i++) x[i] = draw(q->init, &state);
+        for (int64_t i = 0; i < q->count; i++)
+            x[i] = draw(q->init.kind, i < q->init.n_first ? q->init.first : q->init.value, &state);
     }
 }
 

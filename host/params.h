@@ -21,7 +21,14 @@ typedef enum {
 typedef struct {
     ts_init_kind kind;
     float value;
+    float first;     /* CONST, NORMAL, UNIFORM: the first n_first numbers are made with this value instead */
+    int64_t n_first;
 } ts_init;
+
+static inline ts_init ts_init_all(ts_init_kind kind, float value)
+{
+    return (ts_init){ kind, value, 0, 0 };
+}
 
 enum {
     TS_PARAM_CONV = 1,   /* shape is (O,I,k,k)                                                  */

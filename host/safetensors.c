@@ -123,7 +123,7 @@ static ts_status read_shape(const ts_st_file *f, ts_st_tensor *t, const json_t *
     t->rank = (int)rank;
     for (int i = 0; i < t->rank; i++) {
         const json_t *extent = json_array_get(shape, (size_t)i);
-        if (!json_is_integer(extent)) return BAD(f, t->name, "has a dimension %d that is not an integer", i);
+        if (!json_is_integer(extent)) return BAD(f, t->name, "has dimension %d that is not an integer", i);
         t->shape[i] = json_integer_value(extent);
         if (t->shape[i] < 0)
             return BAD(f, t->name, "has dimension %d of %" PRId64 ", expected 0 or more", i, t->shape[i]);

@@ -8,7 +8,7 @@
 
 conv conv_declare(ts_params *p, int C, int O, int k, const char *name)
 {
-    ts_init fan_in = { TS_INIT_UNIFORM, 1 / sqrtf((float)(C * k * k)) };
+    ts_init fan_in = ts_init_all(TS_INIT_UNIFORM, 1 / sqrtf((float)(C * k * k)));
     conv c = { .k = k };
     c.w = ts_params_add(p, fan_in, TS_PARAM_CONV | TS_PARAM_DECAY, 4, TG_DIMS(O, C, k, k), "%s.weight", name);
     c.b = ts_params_add(p, fan_in, 0, 1, TG_DIMS(O), "%s.bias", name);
@@ -18,8 +18,8 @@ conv conv_declare(ts_params *p, int C, int O, int k, const char *name)
 static norm norm_declare(ts_params *p, int C, int groups, const char *name)
 {
     norm n = { .groups = groups };
-    n.gamma = ts_params_add(p, (ts_init){ TS_INIT_CONST, 1 }, 0, 1, TG_DIMS(C), "%s.weight", name);
-    n.beta = ts_params_add(p, (ts_init){ TS_INIT_CONST, 0 }, 0, 1, TG_DIMS(C), "%s.bias", name);
+    n.gamma = ts_params_add(p, ts_init_all(TS_INIT_CONST, 1), 0, 1, TG_DIMS(C), "%s.weight", name);
+    n.beta = ts_params_add(p, ts_init_all(TS_INIT_CONST, 0), 0, 1, TG_DIMS(C), "%s.bias", name);
     return n;
 }
 
@@ -30,14 +30,14 @@ typedef struct {
 static path under(const char *parent, const char *child)
 {
     path r;
-    snprintf(r.text, sizeof r.text, "%s.%s", parent, child);
+    if (snprintf(r.text, sizeof r.text, "%s.%s", parent, child) >= (int)sizeof r.text) r.text[0] = '\0';
     return r;
 }
 
 static path item(const char *parent, const char *list, int i)
 {
     path r;
-    snprintf(r.text, sizeof r.text, "%s.%s.%d", parent, list, i);
+    if (snprintf(r.text, sizeof r.text, "%s.%s.%d", parent, list, i) >= (int)sizeof r.text) r.text[0] = '\0';
     return r;
 }
 

@@ -21,18 +21,18 @@ ts_status quantizer_declare(quantizer *q, ts_params *p, const ts_tokenizer_confi
     if (kind == TS_QUANTIZER_RESIDUAL_FSQ) {
         TS_TRY(ts_residual_fsq_init(&q->rfsq, &q->p, c->q.level, D, c->q.pre_tanh));
         /* Steps fall geometrically from 1 to 1/4: the residual shrinks from scale to scale. */
-        q->log_gain = ts_params_add(p, (ts_init){ TS_INIT_RAMP, -logf(4) }, 0, 2, TG_DIMS(c->K, D), "quantize.log_gain");
+        q->log_gain = ts_params_add(p, ts_init_all(TS_INIT_RAMP, -logf(4)), 0, 2, TG_DIMS(c->K, D), "quantize.log_gain");
     }
     if (kind == TS_QUANTIZER_VQ) {
         q->rvq = (ts_residual_vq){ q->p, D, c->q.V, c->q.using_znorm, c->q.beta };
-        q->codebook = ts_params_add(p, (ts_init){ TS_INIT_UNIFORM, 1.0f / (float)c->q.V }, 0, 2, TG_DIMS(c->q.V, D),
+        q->codebook = ts_params_add(p, ts_init_all(TS_INIT_UNIFORM, 1.0f / (float)c->q.V), 0, 2, TG_DIMS(c->q.V, D),
                                     "quantize.embedding.weight");
     }
     for (int j = 0; j < q->p.S; j++) {
         char name[64];
         phi_name(name, sizeof name, q->p.S, q->p.K, share, j);
-        q->phi_w[j] = ts_params_add(p, (ts_init){ TS_INIT_DIRAC, 1 }, TS_PARAM_CONV, 4, TG_DIMS(D, D, 3, 3), "%s.weight", name);
-        q->phi_b[j] = ts_params_add(p, (ts_init){ TS_INIT_CONST, 0 }, 0, 1, TG_DIMS(D), "%s.bias", name);
+        q->phi_w[j] = ts_params_add(p, ts_init_all(TS_INIT_DIRAC, 1), TS_PARAM_CONV, 4, TG_DIMS(D, D, 3, 3), "%s.weight", name);
+        q->phi_b[j] = ts_params_add(p, ts_init_all(TS_INIT_CONST, 0), 0, 1, TG_DIMS(D), "%s.bias", name);
     }
     return TS_OK;
 }

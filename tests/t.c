@@ -248,7 +248,7 @@ void t_hash_weight(float *x, const char *name, const int64_t *shape, int rank)
 }
 
 /* A reader of its own: the project's is under test, and a golden file is trusted. */
-void *t_golden(const char *file, const char *tensor, const char *dtype, int64_t *n)
+static FILE *golden_open(const char *file, json_t **head, int64_t *data)
 {
     char path[512];
     const char *root = getenv("TS_ROOT");
@@ -259,13 +259,33 @@ void *t_golden(const char *file, const char *tensor, const char *dtype, int64_t 
     ck_assert_uint_eq(fread(&len, 8, 1, f), 1);
     char *text = t_alloc(len + 1);
     ck_assert_uint_eq(fread(text, 1, len, f), len);
-    json_t *head = json_loads(text, 0, NULL), *t = json_object_get(head, tensor);
-    ck_assert_msg(t != NULL, "%s has no tensor %s", path, tensor);
+    *head = json_loads(text, 0, NULL);
+    *data = 8 + (int64_t)len;
+    return f;
+}
+
+int t_golden_has(const char *file, const char *tensor)
+{
+    json_t *head;
+    int64_t at;
+    fclose(golden_open(file, &head, &at));
+    int has = json_object_get(head, tensor) != NULL;
+    json_decref(head);
+    return has;
+}
+
+void *t_golden(const char *file, const char *tensor, const char *dtype, int64_t *n)
+{
+    json_t *head;
+    int64_t at;
+    FILE *f = golden_open(file, &head, &at);
+    json_t *t = json_object_get(head, tensor);
+    ck_assert_msg(t != NULL, "%s has no tensor %s", file, tensor);
     ck_assert_str_eq(json_string_value(json_object_get(t, "dtype")), dtype);
     json_t *off = json_object_get(t, "data_offsets");
     int64_t a = json_integer_value(json_array_get(off, 0)), b = json_integer_value(json_array_get(off, 1));
     void *data = t_alloc((size_t)(b - a));
-    fseek(f, (long)(8 + (int64_t)len + a), SEEK_SET);
+    fseek(f, (long)(at + a), SEEK_SET);
     ck_assert_uint_eq(fread(data, 1, (size_t)(b - a), f), (size_t)(b - a));
     fclose(f);
     json_decref(head);

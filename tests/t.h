@@ -81,5 +81,6 @@ void t_hash_weight(float *x, const char *name, const int64_t *shape, int rank);
 /* One tensor of tests/golden/FILE.safetensors; n receives the number of elements. Fails the test if it is missing.
  * dtype is checked: "F32", "I32" or "F64". Freed after the test. */
 void *t_golden(const char *file, const char *tensor, const char *dtype, int64_t *n);
+int t_golden_has(const char *file, const char *tensor);
 
 #endif

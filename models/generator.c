@@ -1,0 +1,347 @@
+/* generator.c - contract and formulas: generator.h. */
+#include "models/generator.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- parameters --- */
+
+static ts_status declare(ts_generator *m)
+{
+    const ts_generator_config *c = &m->c;
+    int64_t C = c->embed_dim, first = m->p.start[1];
+    float std = sqrtf(1 / (3 * (float)C));
+    ts_init normal = ts_init_all(TS_INIT_NORMAL, std), zero = ts_init_all(TS_INIT_CONST, 0);
+    m->word_embed = linear_declare(m->params, c->z_channels, C, std, "word_embed");
+    m->class_emb = ts_params_add(m->params, normal, 0, 2, TG_DIMS(c->num_classes + 1, C), "class_emb.weight");
+    m->pos_start = ts_params_add(m->params, normal, 0, 3, TG_DIMS(1, first, C), "pos_start");
+    m->pos_1LC = ts_params_add(m->params, normal, 0, 3, TG_DIMS(1, m->p.T, C), "pos_1LC");
+    m->lvl_embed = ts_params_add(m->params, normal, 0, 2, TG_DIMS(c->K, C), "lvl_embed.weight");
+    transformer_declare(&m->t, m->params, c);
+    if (c->head == TS_HEAD_JOINT) {
+        m->head = linear_declare(m->params, C, c->V, std * 0.02f, "head");
+        return TS_OK;
+    }
+    TS_TRY(ts_digit_head_init(&m->digits, c->level, c->D, c->head_hidden, c->K));
+    int64_t M = c->head_hidden, sum = m->digits.sum_L, last = c->level[c->D - 1];
+    ts_init wide = ts_init_all(TS_INIT_NORMAL, 1 / sqrtf((float)C)), small = ts_init_all(TS_INIT_NORMAL, 0.02f);
+    m->head.w = ts_params_add(m->params, wide, TS_PARAM_DECAY, 2, TG_DIMS(M, C), "head.up.weight");
+    m->digit_bias = ts_params_add(m->params, zero, 0, 2, TG_DIMS(c->D, M), "head.digit_bias");
+    m->digit_embed = ts_params_add(m->params, small, 0, 2, TG_DIMS(sum - last, M), "head.digit_embed");
+    m->digit_weight = ts_params_add(m->params, small, TS_PARAM_DECAY, 2, TG_DIMS(sum, M), "head.digit_weight");
+    m->digit_logit = ts_params_add(m->params, zero, 0, 2, TG_DIMS(c->K, sum), "head.digit_logit");
+    return TS_OK;
+}
+
+static ts_status build(ts_generator **out, ts_device *d, const ts_generator_config *c, int training)
+{
+    ts_generator *m = calloc(1, sizeof *m);
+    if (!m) return ts_fail(TS_E_NOMEM, "out of host memory");
+    m->c = *c;
+    m->d = d;
+    ts_status st = ts_params_new(&m->params);
+    if (st == TS_OK) st = ts_graph_new(&m->g, d, 0);
+    if (st == TS_OK) st = ts_pyramid_init(&m->p, c->side, c->K, -1, 0);
+    if (st == TS_OK) st = declare(m);
+    if (st == TS_OK) st = ts_params_allocate(m->params, d, training);
+    if (st != TS_OK) {
+        ts_generator_free(m);
+        return st;
+    }
+    *out = m;
+    return TS_OK;
+}
+
+ts_status ts_generator_new(ts_generator **m, ts_device *d, const ts_generator_config *c, int training, uint64_t seed)
+{
+    TS_TRY(build(m, d, c, training));
+    ts_status st = ts_params_init((*m)->params, seed);
+    if (st != TS_OK) {
+        ts_generator_free(*m);
+        *m = NULL;
+    }
+    return st;
+}
+
+void ts_generator_free(ts_generator *m)
+{
+    if (!m) return;
+    ts_graph_free(m->g);
+    ts_params_free(m->params);
+    for (int i = 0; m->classes && i < m->c.num_classes; i++) free(m->classes[i]);
+    free(m->classes);
+    free(m);
+}
+
+ts_status ts_generator_set_classes(ts_generator *m, const char *const *names)
+{
+    if (!names) return TS_OK;
+    m->classes = calloc((size_t)m->c.num_classes, sizeof *m->classes);
+    for (int i = 0; m->classes && i < m->c.num_classes; i++)
+        if (!(m->classes[i] = strdup(names[i]))) return ts_fail(TS_E_NOMEM, "out of host memory");
+    return m->classes ? TS_OK : ts_fail(TS_E_NOMEM, "out of host memory");
+}
+
+/* Members of the file's JSON that are no part of the architecture: "tokenizer" (hash) and "classes". Removed from o. */
+static ts_status read_extras(ts_generator *m, json_t *tokenizer, json_t *classes, const char *path)
+{
+    if (json_is_string(tokenizer)) {
+        if (json_string_length(tokenizer) != 16)
+            return ts_fail(TS_E_DATA, "%s: \"tokenizer\" must be a hash of 16 digits", path);
+        strcpy(m->tokenizer_hash, json_string_value(tokenizer));
+    }
+    if (!classes) return TS_OK;
+    if (json_array_size(classes) != (size_t)m->c.num_classes)
+        return ts_fail(TS_E_DATA, "%s: \"classes\" has %zu names, expected %d", path, json_array_size(classes),
+                       m->c.num_classes);
+    const char **names = calloc((size_t)m->c.num_classes, sizeof *names);
+    if (!names) return ts_fail(TS_E_NOMEM, "out of host memory");
+    ts_status st = TS_OK;
+    for (int i = 0; i < m->c.num_classes; i++) {
+        names[i] = json_string_value(json_array_get(classes, (size_t)i));
+        if (!names[i]) st = ts_fail(TS_E_DATA, "%s: \"classes\"[%d] is no string", path, i);
+    }
+    if (st == TS_OK) st = ts_generator_set_classes(m, names);
+    free(names);
+    return st;
+}
+
+static ts_status load_from(ts_generator **m, ts_device *d, const ts_st_file *f, json_t *o, const char *path)
+{
+    json_t *tokenizer = json_incref(json_object_get(o, "tokenizer")), *classes = json_incref(json_object_get(o, "classes"));
+    json_object_del(o, "tokenizer");
+    json_object_del(o, "classes");
+    ts_generator_config c;
+    ts_status st = ts_generator_config_read(&c, o, path);
+    if (st == TS_OK) st = build(m, d, &c, 0);
+    if (st == TS_OK) st = read_extras(*m, tokenizer, classes, path);
+    if (st == TS_OK) st = ts_params_load((*m)->params, TS_BUFFER_WEIGHT, f, "", 1);
+    json_decref(tokenizer);
+    json_decref(classes);
+    return st;
+}
+
+ts_status ts_generator_load(ts_generator **m, ts_device *d, const char *path)
+{
+    ts_st_file *f = NULL;
+    json_t *o = NULL;
+    *m = NULL;
+    ts_status st = ts_st_open(&f, path);
+    if (st == TS_OK) st = ts_model_config(&o, f, "generator");
+    if (st == TS_OK) st = load_from(m, d, f, o, path);
+    json_decref(o);
+    ts_st_close(f);
+    if (st != TS_OK) {
+        ts_generator_free(*m);
+        *m = NULL;
+    }
+    return st;
+}
+
+ts_status ts_generator_save(const ts_generator *m, const char *path, ts_buffer buffer, ts_st_dtype dtype)
+{
+    json_t *o = ts_generator_config_json(&m->c);
+    if (o && m->tokenizer_hash[0]) json_object_set_new(o, "tokenizer", json_string(m->tokenizer_hash));
+    if (o && m->classes) {
+        json_t *names = json_array();
+        for (int i = 0; i < m->c.num_classes; i++) json_array_append_new(names, json_string(m->classes[i]));
+        json_object_set_new(o, "classes", names);
+    }
+    char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    ts_status st = text ? ts_params_save(m->params, path, &buffer, (const char *[]){ "" }, 1, dtype,
+                                         (const char *[]){ "tessera" }, (const char *[]){ text }, 1)
+                        : ts_fail(TS_E_NOMEM, "out of host memory");
+    free(text);
+    json_decref(o);
+    return st;
+}
+
+ts_status ts_generator_fits(const ts_generator *m, const ts_tokenizer *t, const char *path)
+{
+    const ts_generator_config *c = &m->c;
+    int same = c->K == t->c.K;
+    for (int k = 0; same && k < c->K; k++) same = c->side[k] == t->c.side[k];
+    if (!same) return ts_fail(TS_E_DATA, "%s: its scales differ from the generator's", path);
+    if (c->V != t->c.q.V) return ts_fail(TS_E_DATA, "%s: has %d codes, the generator expects %d", path, t->c.q.V, c->V);
+    if (c->z_channels != t->c.q.D)
+        return ts_fail(TS_E_DATA, "%s: its codes have %d channels, the generator expects %d", path, t->c.q.D, c->z_channels);
+    for (int i = 0; c->head == TS_HEAD_DIGITS && i < c->D; i++)
+        if (t->c.q.kind == TS_QUANTIZER_VQ || c->D != t->c.q.D || c->level[i] != t->c.q.level[i])
+            return ts_fail(TS_E_DATA, "%s: its levels differ from the generator's", path);
+    if (m->tokenizer_hash[0] && t->hash[0] && strcmp(m->tokenizer_hash, t->hash) != 0)
+        return ts_fail(TS_E_DATA, "%s: hash %s, but the generator was trained with tokenizer %s", path, t->hash,
+                       m->tokenizer_hash);
+    return TS_OK;
+}
+
+/* --- forward --- */
+
+ts_tensor *generator_input(ts_graph *g, const quantizer *q, const int32_t *tokens, int64_t B)
+{
+    ts_tensor *f_hat = tg_zeros(g, TS_F32, 4, TG_DIMS(B, q->p.h, q->p.w, q->c.D)), *all = NULL;
+    for (int k = 0; k + 1 < q->p.K; k++) {
+        ts_tensor *code = quantizer_lookup(g, q, quantizer_upload(g, q, tokens, B, k), k);
+        ts_tensor *next = quantizer_add(g, q, f_hat, code, k);
+        all = all ? tg_concat_tokens(g, tg_move(all), tg_move(next)) : next;
+    }
+    return all;
+}
+
+/* s + pos_start: the class embedding at every token of the first scale. */
+static ts_tensor *start_tokens(ts_graph *g, const ts_generator *m, const int32_t *labels, int64_t B)
+{
+    int64_t first = m->p.start[1];
+    int32_t *repeated = malloc((size_t)(B * first) * sizeof *repeated);
+    if (!repeated) {
+        ts_graph_fail(g, ts_fail(TS_E_NOMEM, "out of host memory"));
+        return NULL;
+    }
+    for (int64_t i = 0; i < B * first; i++) repeated[i] = labels[i / first];
+    ts_tensor *x = tg_embedding(g, m->class_emb, tg_upload(g, repeated, TS_I32, 2, TG_DIMS(B, first)));
+    free(repeated);
+    return tg_add_rows(g, tg_move(x), m->pos_start);
+}
+
+/* Per token: its scale, and the token behind its segment. */
+static ts_tensor *per_token(ts_graph *g, const ts_pyramid *p, int want_end)
+{
+    int32_t *x = malloc((size_t)p->T * sizeof *x);
+    if (!x) {
+        ts_graph_fail(g, ts_fail(TS_E_NOMEM, "out of host memory"));
+        return NULL;
+    }
+    for (int k = 0; k < p->K; k++)
+        for (int32_t t = p->start[k]; t < p->start[k + 1]; t++) x[t] = want_end ? p->start[k + 1] : k;
+    ts_tensor *y = tg_upload(g, x, TS_I32, 1, TG_DIMS(p->T));
+    free(x);
+    return y;
+}
+
+/* Head without its last step: (B,T,V), or u (B,T,M). */
+static ts_tensor *head(ts_graph *g, const ts_generator *m, ts_tensor *y)
+{
+    return tg_linear(g, tg_move(y), m->head.w, m->head.b);
+}
+
+ts_tensor *generator_logits(ts_graph *g, const ts_generator *m, const int32_t *labels, int64_t B, ts_tensor *input,
+                            const float *keep)
+{
+    ts_tensor *cond = tg_embedding(g, m->class_emb, tg_upload(g, labels, TS_I32, 1, TG_DIMS(B)));
+    modulation mod;
+    transformer_modulate(g, &m->t, cond, &mod);
+    ts_tensor *x = start_tokens(g, m, labels, B);
+    if (input) x = tg_concat_tokens(g, x, tg_linear(g, input, m->word_embed.w, m->word_embed.b));
+    x = tg_add_rows(g, x, tg_embedding(g, m->lvl_embed, per_token(g, &m->p, 0)));
+    x = tg_add_rows(g, x, m->pos_1LC);
+    return head(g, m, transformer_forward(g, &m->t, x, &mod, per_token(g, &m->p, 1), keep, NULL));
+}
+
+ts_tensor *generator_loss(ts_graph *g, const ts_generator *m, ts_tensor *logits, const int32_t *tokens, int64_t B)
+{
+    ts_tensor *target = tg_upload(g, tokens, TS_I32, 2, TG_DIMS(B, m->p.T));
+    if (m->c.head == TS_HEAD_JOINT) return tg_cross_entropy(g, logits, target, 1);
+    return tg_digit_head(g, logits, m->digit_bias, m->digit_embed, m->digit_weight, m->digit_logit, target,
+                         per_token(g, &m->p, 0), &m->digits, 1);
+}
+
+/* --- sampling --- */
+
+ts_status ts_sampling_check(const ts_sampling *o)
+{
+    if (!(o->cfg >= 0 && o->cfg <= 100)) return ts_fail(TS_E_ARG, "cfg is %g, expected 0 to 100", o->cfg);
+    if (!(o->temperature > 0 && o->temperature <= 100))
+        return ts_fail(TS_E_ARG, "temperature is %g, expected more than 0, at most 100", o->temperature);
+    if (!(o->top_p > 0 && o->top_p <= 1)) return ts_fail(TS_E_ARG, "top-p is %g, expected more than 0, at most 1", o->top_p);
+    if (o->top_k < 0) return ts_fail(TS_E_ARG, "top-k is %d, expected 0 (off) or more", o->top_k);
+    return TS_OK;
+}
+
+/* Everything that stays while the scales are sampled one after the other. */
+typedef struct {
+    ts_generator *m;
+    ts_tokenizer *t;
+    int64_t B;
+    int guided;
+    const ts_sampling *o;
+    modulation mod;
+    kv_cache cache;
+    ts_tensor *f_hat;
+} run;
+
+static ts_tensor *draw(const run *r, ts_tensor *logits, int k)
+{
+    const ts_generator *m = r->m;
+    double ratio = m->p.K > 1 ? (double)k / (m->p.K - 1) : 1;
+    ts_sample a = { r->B, m->p.start[k + 1] - m->p.start[k], m->c.V, r->guided, (float)(r->o->cfg * ratio),
+                    (float)r->o->temperature, r->o->top_k, (float)r->o->top_p, r->o->seed, r->o->image0, m->p.start[k] };
+    if (m->c.head == TS_HEAD_JOINT) return tg_sample(m->g, logits, &a);
+    return tg_sample_digits(m->g, logits, m->digit_bias, m->digit_embed, m->digit_weight, m->digit_logit, &m->digits, k, &a);
+}
+
+/* One scale: x_BtC are the embedded inputs of all rows. Returns the input of the next scale (B,t',D), NULL after the last. */
+static ts_tensor *sample_scale(run *r, ts_tensor *x, int k, int32_t *tokens)
+{
+    ts_generator *m = r->m;
+    ts_graph *g = m->g;
+    int64_t start = m->p.start[k], t = m->p.start[k + 1] - start;
+    int32_t *ids = malloc((size_t)(r->B * t) * sizeof *ids); /* scale of each token, then the drawn tokens */
+    if (!ids) {
+        ts_graph_fail(g, ts_fail(TS_E_NOMEM, "out of host memory"));
+        return NULL;
+    }
+    for (int64_t i = 0; i < t; i++) ids[i] = k;
+    ts_tensor *position = tg_embedding(g, m->lvl_embed, tg_upload(g, ids, TS_I32, 1, TG_DIMS(t)));
+    x = tg_add_rows(g, tg_move(x), position);
+    x = tg_add_rows(g, tg_move(x), tg_rows(g, m->pos_1LC, start, t));
+    ts_tensor *logits = head(g, m, transformer_forward(g, &m->t, x, &r->mod, NULL, NULL, &r->cache));
+    ts_tensor *idx = draw(r, logits, k);
+    if (tokens && tg_download(g, ids, idx) == TS_OK)
+        for (int64_t b = 0; b < r->B; b++) memcpy(tokens + b * m->p.T + start, ids + b * t, (size_t)t * sizeof *ids);
+    free(ids);
+    return quantizer_add(g, &r->t->q, r->f_hat, quantizer_lookup(g, &r->t->q, idx, k), k);
+}
+
+static void sample_scales(run *r, const int32_t *labels, int32_t *tokens)
+{
+    ts_generator *m = r->m;
+    ts_graph *g = m->g;
+    int64_t rows = (r->guided ? 2 : 1) * r->B;
+    ts_tensor *cond = tg_embedding(g, m->class_emb, tg_upload(g, labels, TS_I32, 1, TG_DIMS(rows)));
+    transformer_modulate(g, &m->t, cond, &r->mod);
+    transformer_cache(g, &m->t, rows, m->p.T, &r->cache);
+    r->f_hat = tg_zeros(g, TS_F32, 4, TG_DIMS(r->B, m->p.h, m->p.w, m->c.z_channels));
+    ts_tensor *next = NULL;
+    for (int k = 0; k < m->p.K && ts_graph_status(g) == TS_OK; k++) {
+        size_t scope = tg_enter(g);
+        ts_tensor *x;
+        if (k == 0) {
+            x = start_tokens(g, m, labels, rows);
+        } else {
+            x = tg_linear(g, tg_move(next), m->word_embed.w, m->word_embed.b);
+            if (r->guided) x = tg_twice(g, tg_move(x));
+        }
+        next = tg_leave(g, scope, sample_scale(r, x, k, tokens));
+    }
+}
+
+ts_status ts_generator_sample(ts_generator *m, ts_tokenizer *t, const int32_t *labels, int64_t B, const ts_sampling *o,
+                              int32_t *tokens, float *images)
+{
+    TS_TRY(ts_sampling_check(o));
+    int guided = o->cfg > 0;
+    int32_t *all = malloc((size_t)(2 * B) * sizeof *all);
+    if (!all) return ts_fail(TS_E_NOMEM, "out of host memory");
+    for (int64_t b = 0; b < B; b++) {
+        all[b] = labels[b];
+        all[B + b] = m->c.num_classes;
+    }
+    run r = { .m = m, .t = t, .B = B, .guided = guided, .o = o };
+    ts_graph_reset(m->g);
+    sample_scales(&r, all, tokens);
+    free(all);
+    if (images) tg_download(m->g, images, tokenizer_decode(m->g, t, tg_move(r.f_hat)));
+    ts_status st = ts_graph_status(m->g);
+    ts_graph_reset(m->g);
+    return st;
+}

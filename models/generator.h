@@ -1,0 +1,64 @@
+/* generator.h - the class-conditional next-scale generator: all tokens of a scale in one pass, given the coarser scales.
+ *
+ *   s = class_emb[label];   scale 0: s + pos_start;   scale k: word_embed(area(f_hat -> p_k));   all + lvl_embed[k] + pos_1LC
+ *   logits = head(transformer(...))        head joint: Linear to V;  head digits: Linear to M, then op_digit_head.h
+ * Source: arXiv:2404.02905; the digit head is ours.
+ *
+ * The label num_classes means "no class"; training drops labels to it, guidance samples beside it.
+ */
+#ifndef TS_GENERATOR_H
+#define TS_GENERATOR_H
+
+#include "models/tokenizer.h"
+#include "models/transformer.h"
+
+typedef struct ts_generator {
+    ts_generator_config c;
+    ts_device *d;
+    ts_params *params;
+    ts_graph *g; /* inference */
+    ts_pyramid p;
+    transformer t;
+    ts_tensor *class_emb, *pos_start, *pos_1LC, *lvl_embed;
+    linear word_embed;
+    linear head;    /* joint: (V,C); digits: (M,C), b NULL */
+    ts_digit_head digits;
+    ts_tensor *digit_bias, *digit_embed, *digit_weight, *digit_logit;
+    char tokenizer_hash[17]; /* of the tokenizer it was trained with, "" if unknown */
+    char **classes;          /* num_classes names, or NULL */
+} ts_generator;
+
+ts_status ts_generator_new(ts_generator **m, ts_device *d, const ts_generator_config *c, int training, uint64_t seed);
+ts_status ts_generator_load(ts_generator **m, ts_device *d, const char *path);
+void ts_generator_free(ts_generator *m); /* NULL is fine */
+ts_status ts_generator_save(const ts_generator *m, const char *path, ts_buffer buffer, ts_st_dtype dtype);
+
+/* Do the two models belong together? Scales, codes and channels, and the hash where both are known. TS_E_DATA says what differs. */
+ts_status ts_generator_fits(const ts_generator *m, const ts_tokenizer *t, const char *tokenizer_path);
+
+/* Names of the classes, copied; NULL for none. */
+ts_status ts_generator_set_classes(ts_generator *m, const char *const *names);
+
+/* On a graph. The teacher-forced input of scales 1.. from host tokens: (B,T-p_0*p_0,D); NULL if there is one scale only. */
+ts_tensor *generator_input(ts_graph *g, const quantizer *q, const int32_t *tokens_BT, int64_t B);
+/* label_B i32 and input (B,T-p_0*p_0,D) -> logits (B,T,V), or u (B,T,M) for the digit head. keep: as transformer_forward. */
+ts_tensor *generator_logits(ts_graph *g, const ts_generator *m, const int32_t *labels, int64_t B, ts_tensor *input,
+                            const float *keep);
+/* Mean cross-entropy over all tokens; returns the loss of each token (B*T), or of each digit (B*T,D). */
+ts_tensor *generator_loss(ts_graph *g, const ts_generator *m, ts_tensor *logits, const int32_t *tokens_BT, int64_t B);
+
+typedef struct {
+    uint64_t seed, image0; /* number of the first picture of the batch */
+    double cfg, temperature, top_p;
+    int top_k;
+} ts_sampling;
+
+/* TS_E_ARG if a setting is out of range. */
+ts_status ts_sampling_check(const ts_sampling *o);
+
+/* Sample B pictures of the given classes: tokens (B,T) and images (B,Y,X,3), each may be NULL. partial: as in
+ * ts_tokenizer_reconstruct. */
+ts_status ts_generator_sample(ts_generator *m, ts_tokenizer *t, const int32_t *labels, int64_t B, const ts_sampling *o,
+                              int32_t *tokens, float *images);
+
+#endif
