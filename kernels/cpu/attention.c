@@ -177,16 +177,12 @@ static int64_t end_of(const job *j, int64_t t)
     return j->end ? j->end[t] : j->keys;
 }
 
-/* Where the block of queries that starts at t0 stops, and the most keys that one of them sees. */
-static int64_t block_end(const job *j, int64_t t0, int64_t t1, int64_t *most)
+/* Where the block of queries that starts at t0 stops. Its last query sees the most keys: end never decreases. */
+static int64_t block_end(const job *j, int64_t t0, int64_t t1)
 {
     int64_t t = t0 + 1;
-    *most = end_of(j, t0);
-    for (; t < t1 && t - t0 < QUERIES; t++) {
-        const int64_t end = end_of(j, t);
-        if (end != end_of(j, t - 1) && t - t0 >= SHORTEST) break;
-        if (end > *most) *most = end;
-    }
+    for (; t < t1 && t - t0 < QUERIES; t++)
+        if (end_of(j, t) != end_of(j, t - 1) && t - t0 >= SHORTEST) break;
     return t;
 }
 
@@ -221,9 +217,7 @@ static void sum_values(const job *j, workspace *w, int64_t t0, int64_t t1)
 {
     const int64_t c = j->a->c;
     for (int64_t t = t0; t < t1; t += TILE_ROWS) {
-        const int64_t rows = min64(TILE_ROWS, t1 - t);
-        int64_t common = end_of(j, t);
-        for (int64_t i = 1; i < rows; i++) common = min64(common, end_of(j, t + i));
+        const int64_t rows = min64(TILE_ROWS, t1 - t), common = end_of(j, t);
         const ts_left p = { w->s + (t - t0) * w->keys_pad, w->keys_pad, 1 };
         float *o = w->o + (t - t0) * w->c_pad;
         ts_product(o, w->c_pad, p, w->v, rows, c, 0, common, 0);
@@ -239,9 +233,10 @@ static void attend(const job *j, workspace *w, int64_t b, int64_t h, int64_t t0,
 {
     const ts_attention *a = j->a;
     const int64_t c = a->c;
-    int64_t stop, most;
+    int64_t stop;
     for (; t0 < t1; t0 = stop) {
-        stop = block_end(j, t0, t1, &most);
+        stop = block_end(j, t0, t1);
+        const int64_t most = end_of(j, stop - 1);
         load_queries(j, w, b, h, t0, stop);
         ts_product(w->s, w->keys_pad, (ts_left){ w->q, c, 1 }, w->kt, stop - t0, most, 0, c, 0);
         float inverse[QUERIES];
@@ -369,10 +364,10 @@ static void through_norm(float *dx, const float *x, const float *g, float inv, i
 
 /* One block of queries: sets their gradients, adds to those of keys and values, returns its part of
  * sum_t q[t].dq[t], which is the gradient of scale_mul. */
-static float backward_block(const job *j, workspace *w, int64_t b, int64_t h, int64_t t0, int64_t t1, int64_t most)
+static float backward_block(const job *j, workspace *w, int64_t b, int64_t h, int64_t t0, int64_t t1)
 {
     const ts_attention *a = j->a;
-    const int64_t c = a->c, C = a->H * c, rows = t1 - t0;
+    const int64_t c = a->c, C = a->H * c, rows = t1 - t0, most = end_of(j, t1 - 1);
     const float *dout = j->dout + (b * a->T + t0) * C + h * c, *out = j->fwd_out + (b * a->T + t0) * C + h * c;
     const float *lse = j->fwd_lse + (b * a->H + h) * a->T;
     load_queries(j, w, b, h, t0, t1);
@@ -414,10 +409,10 @@ static float backward_head(const job *j, workspace *w, int64_t b, int64_t h)
     memset(w->dv, 0, (size_t)(a->T * w->c_pad) * sizeof *w->dv);
 
     float dmul = 0;
-    int64_t stop, most;
+    int64_t stop;
     for (int64_t t = 0; t < a->T; t = stop) {
-        stop = block_end(j, t, a->T, &most);
-        dmul += backward_block(j, w, b, h, t, stop, most);
+        stop = block_end(j, t, a->T);
+        dmul += backward_block(j, w, b, h, t, stop);
     }
 
     for (int64_t t = 0; t < a->T; t++) {

@@ -16,7 +16,7 @@ static const problem PROBLEMS[] = {
     { 31, 0, 5, 1, 1, { 1e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 1, 0.99f, 0 } },           /* nothing decays, clipped    */
     { 257, 257, 5, 0, 1, { 1e-3f, 0.5f, 0.9f, 1e-6f, 0.5f, 100, 0, 0 } },           /* no average, norm too small */
     { 5003, 2049, 5, 1, 1e-4, { 1e-2f, 0.9f, 0.95f, 1e-3f, 0.05f, 0, 0.999f, 0 } }, /* eps matters              */
-    { 5003, 3000, 3, 1, 1e3, { 1e-2f, 0, 0.95f, 1e-8f, 0.05f, 2, 0.999f, 0 } },     /* no momentum, clipped hard  */
+    { 4096, 3000, 3, 1, 1e3, { 1e-2f, 0, 0.95f, 1e-8f, 0.05f, 2, 0.999f, 0 } },     /* no momentum, clipped hard  */
     { 0, 0, 1, 1, 1, { 1e-2f, 0.9f, 0.999f, 1e-8f, 0.1f, 1, 0.9f, 0 } },
 };
 enum { N_PROBLEMS = sizeof PROBLEMS / sizeof *PROBLEMS };
