@@ -106,16 +106,18 @@ ts_status ts_metrics_open(ts_metrics **out, const char *run, int64_t step)
     return st;
 }
 
-static void write_name(FILE *f, const char *name)
+/* One record as a line; NULL when a name is not UTF-8 or memory is out. Nine digits give a float back exactly. */
+static char *record_line(int64_t step, int n, const char *const *names, const double *values)
 {
-    fputc('"', f);
-    for (const char *c = name; *c; c++) {
-        if ((unsigned char)*c < ' ')
-            fprintf(f, "\\u%04x", *c);
-        else
-            fprintf(f, *c == '"' || *c == '\\' ? "\\%c" : "%c", *c);
-    }
-    fputc('"', f);
+    json_t *record = json_object();
+    int bad = json_object_set_new(record, "step", json_integer(step));
+    for (int i = 0; i < n && !bad; i++)
+        bad = json_object_set_new(record, names[i], isfinite(values[i]) ? json_real(values[i]) : json_null());
+    char *text = bad ? NULL : json_dumps(record, JSON_REAL_PRECISION(9));
+    char *line = text ? ts_format("%s\n", text) : NULL;
+    free(text);
+    json_decref(record);
+    return line;
 }
 
 /* Steps must ascend: what is cut off on resume is the end of the file. */
@@ -131,25 +133,12 @@ ts_status ts_metrics_add(ts_metrics *m, int64_t step, int n, const char *const *
 {
     TS_TRY(check_step(m, step));
     for (int i = 0; i < n; i++) {
-        if (strcmp(names[i], "step") == 0) return ts_fail(TS_E_ARG, "%s: a metric cannot be called step", m->lines.path);
+        if (strcmp(names[i], "step") == 0)
+            return ts_fail(TS_E_ARG, "%s: a metric cannot be called step", m->lines.path);
     }
-    char *line = NULL;
-    size_t bytes = 0;
-    FILE *f = open_memstream(&line, &bytes);
-    if (!f) return ts_fail(TS_E_NOMEM, "%s: out of memory", m->lines.path);
-    fprintf(f, "{\"step\": %" PRId64, step);
-    for (int i = 0; i < n; i++) {
-        fputs(", ", f);
-        write_name(f, names[i]);
-        if (isfinite(values[i]))
-            fprintf(f, ": %.9g", values[i]);
-        else
-            fputs(": null", f);
-    }
-    fputs("}\n", f);
-    int bad = ferror(f);
-    ts_status st = fclose(f) != 0 || bad ? ts_fail(TS_E_NOMEM, "%s: out of memory", m->lines.path)
-                                         : ts_record_append(&m->lines, line, bytes);
+    char *line = record_line(step, n, names, values);
+    if (!line) return ts_fail(TS_E_ARG, "%s: a name is not UTF-8, or memory is out", m->lines.path);
+    ts_status st = ts_record_append(&m->lines, line, strlen(line));
     free(line);
     return st == TS_OK ? ts_tfevents_scalars(m->events, step, n, names, values) : st;
 }

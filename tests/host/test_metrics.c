@@ -248,14 +248,13 @@ T_TEST(writes_both_files)
     T_OK(ts_metrics_add(m, (int64_t)1 << 40, 1, names, v));
     T_OK(ts_metrics_close(m));
 
-    ck_assert_str_eq(
-        read_file(in_run("metrics.jsonl"), NULL),
-        "{\"step\": 0, \"z\": 1, \"a\": -2.5, \"quote\\\"back\\\\slash\": 3, \"tab\\u0009here\": 4, \"n\xc3\xa9\": 5, "
-        "\"nan\": null, \"inf\": null, \"-inf\": null, \"tiny\": 1e-300, \"third\": 0.333333333, "
-        "\"big\": 1.23456789e+11, \"zero\": -0}\n"
-        "{\"step\": 300}\n"
-        "{\"step\": 1099511627776, \"z\": 1}\n"
-        "{\"step\": 1099511627776, \"z\": 1}\n");
+    ck_assert_str_eq(read_file(in_run("metrics.jsonl"), NULL),
+                     "{\"step\": 0, \"z\": 1.0, \"a\": -2.5, \"quote\\\"back\\\\slash\": 3.0, \"tab\\there\": 4.0, "
+                     "\"n\xc3\xa9\": 5.0, \"nan\": null, \"inf\": null, \"-inf\": null, \"tiny\": 1e-300, "
+                     "\"third\": 0.333333333, \"big\": 1.23456789e11, \"zero\": -0.0}\n"
+                     "{\"step\": 300}\n"
+                     "{\"step\": 1099511627776, \"z\": 1.0}\n"
+                     "{\"step\": 1099511627776, \"z\": 1.0}\n");
     ck_assert_str_eq(events(),
                      "0 version brain.Event:2\n"
                      "0 z=1 a=-2.5 quote\"back\\slash=3 tab\there=4 n\xc3\xa9=5 nan=nan inf=inf -inf=-inf tiny=0 "
@@ -439,12 +438,13 @@ T_TEST(refuses)
                  "absent/metrics.jsonl: cannot open for writing: No such file");
 
     T_OK(ts_metrics_open(&m, run, -1));
-    const char *step = "step";
+    const char *step = "step", *binary = "\xff";
     const double one = 1;
     T_OK(ts_metrics_add(m, 7, 0, NULL, NULL));
     expect_error(TS_E_ARG, ts_metrics_add(m, 6, 0, NULL, NULL), "step 6 after step 7");
     expect_error(TS_E_ARG, ts_metrics_image(m, 6, "x", "", 0, 1, 1), "step 6 after step 7");
     expect_error(TS_E_ARG, ts_metrics_add(m, 8, 1, &step, &one), "cannot be called step");
+    expect_error(TS_E_ARG, ts_metrics_add(m, 8, 1, &binary, &one), "a name is not UTF-8");
     T_OK(ts_metrics_close(m));
     T_OK(ts_metrics_open(&m, run, 100));
     expect_error(TS_E_ARG, ts_metrics_add(m, 6, 0, NULL, NULL), "step 6 after step 7");
