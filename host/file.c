@@ -183,8 +183,9 @@ ts_status ts_file_open(int *fd, uint64_t *bytes, const char *path)
 {
     *fd = open_again(path, O_RDONLY);
     if (*fd < 0) {
-        int ours = errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EIO;
-        return ts_fail(ours ? TS_E_IO : TS_E_NOINPUT, "%s: cannot open: %s", path, strerror(errno));
+        int named = errno == ENOENT || errno == ENOTDIR || errno == EACCES || errno == EPERM || errno == ELOOP ||
+                    errno == ENAMETOOLONG || errno == ENXIO; /* the name is to blame, not the machine */
+        return ts_fail(named ? TS_E_NOINPUT : TS_E_IO, "%s: cannot open: %s", path, strerror(errno));
     }
     struct stat st;
     ts_status status = TS_OK;
