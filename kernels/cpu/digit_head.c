@@ -72,17 +72,28 @@ static void hidden(float *g, float *h, const float *u, const int *digit, const t
     }
 }
 
-/* The logits z (L) become the probabilities; returns the loss of the digit. */
-static float softmax(float *z, int L, int digit)
+/* The logits z (sum_L) of one row become the probabilities of each digit, and loss (D) is set. exp and log run over all
+ * digits at once: a digit alone has too few levels to fill a vector. */
+static void softmax(float *z, float *loss, const int *digit, const ts_digit_head *d)
 {
-    float max = z[0], sum = 0, hit = z[digit];
-    for (int l = 1; l < L; l++) max = z[l] > max ? z[l] : max;
-    for (int l = 0; l < L; l++) {
-        z[l] = ts_expf(z[l] - max);
-        sum += z[l];
+    float sum[TS_MAX_D];
+    for (int i = 0; i < d->D; i++) {
+        float *zi = z + d->off[i], max = zi[0];
+        for (int l = 1; l < d->level[i]; l++) max = zi[l] > max ? zi[l] : max;
+        for (int l = 0; l < d->level[i]; l++) zi[l] -= max;
+        loss[i] = -zi[digit[i]];
     }
-    for (int l = 0; l < L; l++) z[l] /= sum;
-    return ts_logf(sum) + (max - hit);
+#pragma omp simd
+    for (int l = 0; l < d->sum_L; l++) z[l] = ts_expf(z[l]);
+    for (int i = 0; i < d->D; i++) {
+        float *zi = z + d->off[i];
+        sum[i] = 0;
+        for (int l = 0; l < d->level[i]; l++) sum[i] += zi[l];
+        float scale = 1 / sum[i];
+        for (int l = 0; l < d->level[i]; l++) zi[l] *= scale;
+    }
+#pragma omp simd
+    for (int i = 0; i < d->D; i++) loss[i] += ts_logf(sum[i]);
 }
 
 /* du and all parameter gradients of one row, from dz (sum_L), the gradients of the logits. A change of a_i is a change
@@ -136,10 +147,10 @@ static void run_chunk(float *loss, float *du, float *chunk, const layout *o, con
         for (int i = 0; i < d->D; i++) {
             int off = d->off[i], L = d->level[i];
             for (int l = off; l < off + L; l++) z[l] = dot(p->W + l * M, chunk + o->g + i * M, M) + p->c[at + l];
-            loss[n * d->D + i] = softmax(z + off, L, digit[i]);
-            z[off + digit[i]] -= 1;
         }
+        softmax(z, loss + n * d->D, digit, d);
         if (!du) continue;
+        for (int i = 0; i < d->D; i++) z[d->off[i] + digit[i]] -= 1;
         for (int l = 0; l < d->sum_L; l++) {
             z[l] *= grad_scale;
             chunk[o->c + at + l] += z[l];
