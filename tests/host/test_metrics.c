@@ -426,8 +426,8 @@ T_TEST(refuses)
     static const char *const damaged[] = { "{\"step\": 1}\nno json\n{\"step\": 2}\n",
                                            "{\"step\": 1}\n{\"loss\": 1}\n{\"step\": 2}\n",
                                            "{\"step\": 1}\n{\"step\": 1.5}\n{\"step\": 2}\n",
-                                           "{\"step\": 1}\n\n{\"step\": 2}\n" };
-    for (int i = 0; i < 4; i++) {
+                                           "{\"step\": 1}\n\n{\"step\": 2}\n", "{\"step\": 1}\nno\nnor this" };
+    for (int i = 0; i < 5; i++) {
         append_file(in_run("metrics.jsonl"), damaged[i], strlen(damaged[i]));
         expect_error(TS_E_DATA, ts_metrics_open(&m, run, 5), "metrics.jsonl: line 2 is not a record with a step");
         ck_assert_ptr_null(m);
