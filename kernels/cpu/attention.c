@@ -197,8 +197,8 @@ static inline float exp_down(float x)
 /* Replaces n scores by their exponentials over the largest; returns the sum and the largest. */
 static float exponentials(float *s, int64_t n, float *largest)
 {
-    const int64_t padded = ts_round_up(n, VF);
-    for (int64_t i = n; i < padded; i++) s[i] = -INFINITY;
+    const int64_t whole = n / VF * VF, padded = ts_round_up(n, VF);
+    if (whole < n) vf_store(s + whole, vf_load_some(s + whole, n - whole, -INFINITY));
 
     vf top = vf_load(s);
     for (int64_t i = VF; i < padded; i += VF) top = vf_max(vf_load(s + i), top);

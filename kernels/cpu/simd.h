@@ -99,9 +99,13 @@ static inline vf vf_all(float x)
 /* The first n < VF lanes from p, the others x. */
 static inline vf vf_load_some(const float *p, int64_t n, float x)
 {
+#if defined __AVX512F__
+    return _mm512_mask_loadu_ps(_mm512_set1_ps(x), (__mmask16)((1u << n) - 1), p);
+#else
     float lane[VF];
     for (int i = 0; i < VF; i++) lane[i] = i < n ? p[i] : x;
     return vf_load(lane);
+#endif
 }
 
 /* sum of x[i] y[i] */
