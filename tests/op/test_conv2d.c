@@ -1,0 +1,277 @@
+/* test_conv2d.c - convolution of every backend against the formula in double.
+ *
+ * Oracle     plain loops in double over operands that a rounding of its own (frexp, rint) brought to bfloat16; the
+ *            gradients scatter what the forward loop gathers. Checked against central differences.
+ * Inputs     seeded normals; one pixel, odd sides, few channels, one-sided padding, stride 2, 1x1, even kernels.
+ * Promise    an image has the same bits whatever B and the number of threads.
+ */
+#include "tests/t.h"
+
+#include <oneapi/dnnl/dnnl.h>
+
+static const ts_conv2d SHAPES[] = {
+    /* B  Y   X   C   O   k stride lo hi */
+    { 2, 5, 7, 3, 8, 3, 1, 1, 1, TS_MATH_F32 },    { 1, 8, 8, 32, 32, 3, 1, 1, 1, TS_MATH_F32 },
+    { 3, 9, 6, 5, 7, 3, 2, 0, 1, TS_MATH_F32 },    { 2, 8, 8, 16, 33, 1, 1, 0, 0, TS_MATH_F32 },
+    { 3, 1, 1, 4, 3, 3, 1, 1, 1, TS_MATH_F32 },    { 2, 4, 4, 64, 96, 3, 1, 1, 1, TS_MATH_F32 },
+    { 2, 7, 7, 6, 6, 4, 2, 1, 1, TS_MATH_F32 },    { 1, 6, 5, 8, 9, 3, 1, 0, 2, TS_MATH_F32 },
+    { 2, 16, 16, 32, 3, 3, 1, 1, 1, TS_MATH_F32 }, { 2, 5, 5, 12, 20, 1, 2, 0, 0, TS_MATH_F32 },
+    { 1, 1, 1, 1, 1, 1, 1, 0, 0, TS_MATH_F32 },    { 5, 8, 8, 7, 31, 3, 1, 1, 1, TS_MATH_F32 },
+};
+enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES };
+
+/* Float32 sums of n products of normals: the rounding errors, 2^-24 each, add up like a random walk. The factor 4 is
+ * for the largest of many outputs. bfloat16 products are exact in float32, so the bound is the same. */
+static double tolerance(int64_t n)
+{
+    return 4 * sqrt((double)n + 4) * 0x1p-24;
+}
+
+static double to_bf16(double x)
+{
+    int e;
+    const double m = frexp(x, &e); /* 8 significant bits */
+    return ldexp(rint(ldexp(m, 8)), e - 8);
+}
+
+static double *operand(const float *x, int64_t n, ts_math math)
+{
+    double *y = t_alloc(sizeof(double) * (size_t)n);
+    for (int64_t i = 0; i < n; i++) y[i] = math == TS_MATH_BF16 ? to_bf16(x[i]) : x[i];
+    return y;
+}
+
+static double *doubles(int64_t n)
+{
+    return t_alloc(sizeof(double) * (size_t)n);
+}
+
+typedef struct {
+    int64_t x, w, y, Yo, Xo;
+} sizes;
+
+static sizes sizes_of(const ts_conv2d *c)
+{
+    const int64_t Yo = (c->Y + c->pad_lo + c->pad_hi - c->k) / c->stride + 1;
+    const int64_t Xo = (c->X + c->pad_lo + c->pad_hi - c->k) / c->stride + 1;
+    return (sizes){ c->B * c->Y * c->X * c->C, c->O * c->k * c->k * c->C, c->B * Yo * Xo * c->O, Yo, Xo };
+}
+
+/* Visits every product of the formula: output (b,i,j,o), weight (o,u,v), input pixel (b,row,col), all channels.
+ * y += x w forward; backward dx += dy w and dw += dy x. */
+static void oracle(const ts_conv2d *c, double *y, double *dx, double *dw, const double *dy, const double *x,
+                   const double *w)
+{
+    const sizes n = sizes_of(c);
+    for (int64_t out = 0; out < n.y; out++) {
+        const int64_t o = out % c->O, j = out / c->O % n.Xo, i = out / c->O / n.Xo % n.Yo;
+        const int64_t b = out / c->O / n.Xo / n.Yo;
+        for (int tap = 0; tap < c->k * c->k; tap++) {
+            const int64_t row = i * c->stride + tap / c->k - c->pad_lo, col = j * c->stride + tap % c->k - c->pad_lo;
+            if (row < 0 || row >= c->Y || col < 0 || col >= c->X) continue;
+            const int64_t px = ((b * c->Y + row) * c->X + col) * c->C, pw = (o * c->k * c->k + tap) * c->C;
+            for (int64_t ch = 0; ch < c->C; ch++) {
+                if (y) y[out] += x[px + ch] * w[pw + ch];
+                if (dx) dx[px + ch] += dy[out] * w[pw + ch];
+                if (dw) dw[pw + ch] += dy[out] * x[px + ch];
+            }
+        }
+    }
+}
+
+static void check_fwd(const ts_backend *be, ts_stream *s, const ts_conv2d *c, const float *x, const float *w,
+                      const float *b)
+{
+    const sizes n = sizes_of(c);
+    double *want = doubles(n.y);
+    for (int64_t i = 0; b && i < n.y; i++) want[i] = b[i % c->O];
+    oracle(c, want, NULL, NULL, NULL, operand(x, n.x, c->math), operand(w, n.w, c->math));
+    t_buf *y = T_OUTF(n.y), *scratch = t_out(be, s, (int64_t)be->conv2d_scratch(s, c, 0), 1);
+    T_OK(be->conv2d_fwd(s, y->dev, T_INF(x, n.x)->dev, T_INF(w, n.w)->dev, b ? T_INF(b, c->O)->dev : NULL, c,
+                        scratch->dev));
+    t_down(y), t_down(scratch);
+    t_close("y", T_F(y), want, n.y, tolerance(c->k * c->k * c->C));
+}
+
+/* wanted: bit 0 dx, bit 1 dw, bit 2 db; the others are passed as NULL. */
+static void check_bwd(const ts_backend *be, ts_stream *s, const ts_conv2d *c, const float *x, const float *w,
+                      int wanted)
+{
+    const sizes n = sizes_of(c);
+    const float *dy = t_normals(n.y, 1, 11), *dw0 = t_normals(n.w, 3, 12), *db0 = t_normals(c->O, 3, 13);
+    double *want_dx = doubles(n.x), *want_dw = operand(dw0, n.w, TS_MATH_F32);
+    double *want_db = operand(db0, c->O, TS_MATH_F32);
+    oracle(c, NULL, want_dx, want_dw, operand(dy, n.y, c->math), operand(x, n.x, c->math), operand(w, n.w, c->math));
+    for (int64_t i = 0; i < n.y; i++) want_db[i % c->O] += dy[i];
+
+    t_buf *dx = T_OUTF(n.x), *dw = T_INF(dw0, n.w), *db = T_INF(db0, c->O);
+    t_buf *scratch = t_out(be, s, (int64_t)be->conv2d_scratch(s, c, 1), 1);
+    T_OK(be->conv2d_bwd(s, wanted & 1 ? dx->dev : NULL, wanted & 2 ? dw->dev : NULL, wanted & 4 ? db->dev : NULL,
+                        T_INF(dy, n.y)->dev, T_INF(x, n.x)->dev, T_INF(w, n.w)->dev, c, scratch->dev));
+    t_down(dx), t_down(dw), t_down(db), t_down(scratch);
+    const int64_t positions = n.y / c->O;
+    if (wanted & 1) t_close("dx", T_F(dx), want_dx, n.x, tolerance(c->k * c->k * c->O));
+    if (wanted & 2) t_close("dw", T_F(dw), want_dw, n.w, tolerance(positions));
+    if (wanted & 4) t_close("db", T_F(db), want_db, c->O, tolerance(positions));
+    if (!(wanted & 2)) T_TRUE(memcmp(dw->host, dw0, dw->bytes) == 0);
+    if (!(wanted & 4)) T_TRUE(memcmp(db->host, db0, db->bytes) == 0);
+}
+
+static void check_all(const ts_backend *be, ts_stream *s, ts_math math)
+{
+    for (int i = 0; i < N_SHAPES; i++) {
+        ts_conv2d c = SHAPES[i];
+        c.math = math;
+        const sizes n = sizes_of(&c);
+        const float *x = t_normals(n.x, 1, 1), *w = t_normals(n.w, 1, 2);
+        check_fwd(be, s, &c, x, w, t_normals(c.O, 1, 3));
+        check_fwd(be, s, &c, x, w, NULL);
+        for (int wanted = i < 2 ? 1 : 7; wanted < 8; wanted++) check_bwd(be, s, &c, x, w, wanted);
+    }
+}
+
+T_TEST(products_in_float32)
+{
+    check_all(be, s, TS_MATH_F32);
+}
+
+T_TEST(products_in_bfloat16)
+{
+    check_all(be, s, TS_MATH_BF16);
+}
+
+/* Without bfloat16 instructions the operands are rounded and multiplied in float32. */
+T_TEST(bfloat16_without_the_instructions)
+{
+    T_EQI(dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2), dnnl_success);
+    check_all(be, s, TS_MATH_BF16);
+}
+
+static double loss(const double *dy, const double *x, const double *w, const ts_conv2d *c)
+{
+    const int64_t n = sizes_of(c).y;
+    double *y = doubles(n), sum = 0;
+    oracle(c, y, NULL, NULL, NULL, x, w);
+    for (int64_t i = 0; i < n; i++) sum += dy[i] * y[i];
+    return sum;
+}
+
+/* The loss is linear in each variable: central differences are exact but for rounding. */
+static void check_slopes(double *at, int64_t n, const double *slope, const double *dy, const double *x, const double *w,
+                         const ts_conv2d *c)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const double h = 0.5, was = at[i];
+        at[i] = was + h;
+        double rise = loss(dy, x, w, c);
+        at[i] = was - h;
+        rise -= loss(dy, x, w, c);
+        at[i] = was;
+        T_NEAR(slope[i], rise / (2 * h), 1e-12);
+    }
+}
+
+T_TEST(oracle_gradient_is_the_slope)
+{
+    (void)be, (void)s;
+    const ts_conv2d c = { 2, 4, 5, 2, 3, 3, 2, 0, 1, TS_MATH_F32 };
+    const sizes n = sizes_of(&c);
+    double *x = operand(t_normals(n.x, 1, 1), n.x, c.math), *w = operand(t_normals(n.w, 1, 2), n.w, c.math);
+    double *dy = operand(t_normals(n.y, 1, 3), n.y, c.math), *dx = doubles(n.x), *dw = doubles(n.w);
+    oracle(&c, NULL, dx, dw, dy, x, w);
+    check_slopes(x, n.x, dx, dy, x, w, &c);
+    check_slopes(w, n.w, dw, dy, x, w, &c);
+}
+
+/* Weights are (O,k,k,C): a kernel with a single one shifts the picture. */
+T_TEST(a_single_weight_shifts)
+{
+    const ts_conv2d c = { 1, 4, 5, 2, 3, 3, 1, 1, 1, TS_MATH_F32 };
+    const float *x = t_normals(40, 1, 1);
+    float w[3 * 9 * 2] = { 0 };
+    w[(2 * 9 + 1 * 3 + 2) * 2 + 1] = 1; /* o = 2, u = 1, v = 2, c = 1: takes the pixel to the right */
+    t_buf *y = T_OUTF(60);
+    void *scratch = T_SCRATCH(be->conv2d_scratch(s, &c, 0));
+    T_OK(be->conv2d_fwd(s, y->dev, T_INF(x, 40)->dev, T_INF(w, 54)->dev, NULL, &c, scratch));
+    t_down(y);
+    for (int i = 0; i < 60; i++) {
+        const int o = i % 3, col = i / 3 % 5, row = i / 15;
+        T_TRUE(T_F(y)[i] == (o == 2 && col < 4 ? x[(row * 5 + col + 1) * 2 + 1] : 0.0f));
+    }
+}
+
+T_TEST(no_images)
+{
+    const ts_conv2d c = { 0, 4, 4, 2, 3, 3, 1, 1, 1, TS_MATH_F32 };
+    const float w[54] = { 1, 2, 3 };
+    t_buf *dw = T_INF(w, 54), *db = T_INF(w, 3), *none = T_OUTF(0);
+    void *scratch = T_SCRATCH(be->conv2d_scratch(s, &c, 1));
+    T_OK(be->conv2d_fwd(s, none->dev, none->dev, dw->dev, db->dev, &c, scratch));
+    T_OK(be->conv2d_bwd(s, none->dev, dw->dev, db->dev, none->dev, none->dev, dw->dev, &c, scratch));
+    t_down(dw), t_down(db);
+    T_TRUE(memcmp(dw->host, w, sizeof w) == 0 && memcmp(db->host, w, 12) == 0);
+}
+
+/* One image at a time on one thread, against B images at once on one and on two. */
+static void check_images(const ts_backend *be, ts_stream *s, ts_stream *const *streams, ts_conv2d c)
+{
+    static const int B[] = { 1, 2, 3, 8, 32 };
+    enum { COUNTS = sizeof B / sizeof *B, MOST = 32 };
+    const int most = c.Y >= 32 ? 8 : MOST;
+    c.B = 1;
+    const sizes n = sizes_of(&c);
+    t_buf *x = T_INF(t_normals(most * n.x, 1, 1), most * n.x), *w = T_INF(t_normals(n.w, 1, 2), n.w);
+    t_buf *b = T_INF(t_normals(c.O, 1, 3), c.O), *want = T_OUTF(most * n.y), *y = T_OUTF(most * n.y);
+    void *scratch = T_SCRATCH(be->conv2d_scratch(streams[0], &c, 0));
+    for (int i = 0; i < most; i++)
+        T_OK(be->conv2d_fwd(streams[0], (float *)want->dev + i * n.y, (float *)x->dev + i * n.x, w->dev, b->dev, &c,
+                            scratch));
+    T_OK(be->stream_sync(streams[0]));
+    t_down(want);
+    for (int i = 0; i < 2 * COUNTS && B[i / 2] <= most; i++) {
+        ts_stream *t = streams[i % 2];
+        c.B = B[i / 2];
+        T_OK(be->conv2d_fwd(t, y->dev, x->dev, w->dev, b->dev, &c, T_SCRATCH(be->conv2d_scratch(t, &c, 0))));
+        T_OK(be->stream_sync(t));
+        t_down(y);
+        ck_assert_msg(memcmp(y->host, want->host, (size_t)(c.B * n.y) * 4) == 0,
+                      "B=%d Y=%d C=%d O=%d k=%d stride=%d math=%d threads=%d differs from the images alone", (int)c.B,
+                      (int)c.Y, (int)c.C, (int)c.O, c.k, c.stride, c.math, i % 2 + 1);
+    }
+}
+
+T_TEST(an_image_does_not_depend_on_the_others)
+{
+    static const ts_conv2d LAYERS[] = {
+        { 1, 32, 32, 3, 32, 3, 1, 1, 1, TS_MATH_F32 },  { 1, 32, 32, 32, 32, 3, 1, 1, 1, TS_MATH_F32 },
+        { 1, 16, 16, 64, 64, 3, 1, 1, 1, TS_MATH_F32 }, { 1, 8, 8, 96, 96, 3, 1, 1, 1, TS_MATH_F32 },
+        { 1, 4, 4, 128, 128, 3, 1, 1, 1, TS_MATH_F32 }, { 1, 8, 8, 96, 7, 3, 1, 1, 1, TS_MATH_F32 },
+        { 1, 8, 8, 8, 96, 3, 1, 1, 1, TS_MATH_F32 },    { 1, 32, 32, 32, 3, 3, 1, 1, 1, TS_MATH_F32 },
+        { 1, 8, 8, 7, 7, 3, 1, 1, 1, TS_MATH_F32 },     { 1, 16, 16, 32, 64, 1, 1, 0, 0, TS_MATH_F32 },
+        { 1, 8, 8, 96, 96, 1, 1, 0, 0, TS_MATH_F32 },   { 1, 32, 32, 32, 32, 3, 2, 0, 1, TS_MATH_F32 },
+        { 1, 16, 16, 64, 64, 3, 2, 0, 1, TS_MATH_F32 }, { 1, 8, 8, 96, 96, 3, 2, 1, 1, TS_MATH_F32 },
+        { 1, 1, 1, 128, 64, 3, 1, 1, 1, TS_MATH_F32 },  { 1, 2, 2, 64, 96, 3, 1, 1, 1, TS_MATH_F32 },
+    };
+    ts_stream *streams[2];
+    for (int i = 0; i < 2; i++) T_OK(be->stream_new(&streams[i], 0, i + 1));
+    for (size_t i = 0; i < sizeof LAYERS / sizeof *LAYERS; i++)
+        for (ts_math math = TS_MATH_F32; math <= TS_MATH_BF16; math++) {
+            ts_conv2d c = LAYERS[i];
+            c.math = math;
+            check_images(be, s, streams, c);
+        }
+    for (int i = 0; i < 2; i++) be->stream_free(streams[i]);
+}
+
+int main(void)
+{
+    Suite *u = t_suite("op_conv2d");
+    T_ADD1(u, oracle_gradient_is_the_slope);
+    T_ADD(u, products_in_float32);
+    T_ADD(u, products_in_bfloat16);
+    T_ADD1(u, bfloat16_without_the_instructions);
+    T_ADD(u, a_single_weight_shifts);
+    T_ADD(u, no_images);
+    T_ADD(u, an_image_does_not_depend_on_the_others);
+    return t_run(u);
+}
