@@ -14,23 +14,23 @@ enum { MAX_V = 4 * 65536, LANES = 32 };
 
 /* Working memory for V classes; of these the first n, in the order of v, are still in the draw. */
 typedef struct {
-    float *l;
+    float *l, *unit; /* unit has room for whole blocks of 4 */
     int32_t *v;
     uint32_t *key;
     uint64_t *mass;
 } row;
 
-/* What names a draw beside its class: three words of the counter. */
+/* What names a draw beside its class. */
 typedef struct {
     uint32_t stage, token;
     uint64_t image;
 } place;
 
-enum { ROW_BYTES = sizeof(float) + sizeof(int32_t) + sizeof(uint32_t) + sizeof(uint64_t) }; /* per class */
+enum { ROW_BYTES = 2 * sizeof(float) + sizeof(int32_t) + sizeof(uint32_t) + sizeof(uint64_t) }; /* per class */
 
 static size_t room(const ts_sample *a)
 {
-    return (size_t)(a->V + 15) / 16 * 16; /* cache lines, so that threads do not share one */
+    return (size_t)(a->V + 15) / 16 * 16; /* cache lines, which threads do not share, and whole blocks of Philox */
 }
 
 size_t sample_scratch_cpu(ts_stream *s, const ts_sample *a)
@@ -43,7 +43,7 @@ static row row_of(const ts_sample *a, void *scratch)
     size_t n = room(a);
     uint64_t *mass = (uint64_t *)scratch + (size_t)omp_get_thread_num() * n * ROW_BYTES / sizeof(uint64_t);
     float *l = (float *)(mass + n);
-    return (row){ .l = l, .v = (int32_t *)(l + n), .key = (uint32_t *)(l + 2 * n), .mass = mass };
+    return (row){ l, l + n, (int32_t *)(l + 2 * n), (uint32_t *)(l + 3 * n), mass };
 }
 
 static ts_status check(const ts_sample *a)
@@ -169,18 +169,36 @@ static int64_t keep_top_p(row *r, int64_t n, float max, float top_p)
     return kept;
 }
 
-/* l += Gumbel noise, each class by its own counter. */
+/* The draw of class v alone. */
+static inline float unit_of(int32_t v, uint64_t seed, uint32_t high, uint32_t token, uint32_t image0, uint32_t image1)
+{
+    ts_philox x = ts_philox_block(seed, high + ((uint32_t)v >> 2), token, image0, image1);
+    uint32_t even = v & 1 ? x.word[1] : x.word[0], odd = v & 1 ? x.word[3] : x.word[2];
+    return ts_philox_unit(v & 2 ? odd : even);
+}
+
+/* l += Gumbel noise, each class by its own counter. Where most of the classes are left, whole blocks are drawn. */
 static void add_gumbel(row *r, int64_t n, uint64_t seed, place at)
 {
-    float *l = r->l;
+    float *l = r->l, *unit = r->unit;
     const int32_t *v = r->v;
-    uint32_t high = at.stage * 65536u, image0 = (uint32_t)at.image, image1 = (uint32_t)(at.image >> 32);
+    uint32_t high = at.stage * 65536u, token = at.token, image0 = (uint32_t)at.image;
+    uint32_t image1 = (uint32_t)(at.image >> 32), blocks = (uint32_t)v[n - 1] / 4 + 1;
+    if (n < blocks) {
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++) {
-        ts_philox x = ts_philox_block(seed, high + ((uint32_t)v[i] >> 2), at.token, image0, image1);
-        uint32_t even = v[i] & 1 ? x.word[1] : x.word[0], odd = v[i] & 1 ? x.word[3] : x.word[2];
-        l[i] -= ts_logf(-ts_logf(ts_philox_unit(v[i] & 2 ? odd : even)));
+        for (int64_t i = 0; i < n; i++) l[i] -= ts_logf(-ts_logf(unit_of(v[i], seed, high, token, image0, image1)));
+        return;
     }
+#pragma omp simd
+    for (uint32_t j = 0; j < blocks; j++) {
+        ts_philox x = ts_philox_block(seed, high + j, token, image0, image1);
+        unit[4 * j] = ts_philox_unit(x.word[0]);
+        unit[4 * j + 1] = ts_philox_unit(x.word[1]);
+        unit[4 * j + 2] = ts_philox_unit(x.word[2]);
+        unit[4 * j + 3] = ts_philox_unit(x.word[3]);
+    }
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) l[i] -= ts_logf(-ts_logf(unit[v[i]]));
 }
 
 /* One class from the n logits in r->l, which are used up. -1 if they allow no draw. */
@@ -267,11 +285,11 @@ static void digit_logits(float *z, const float *u, const int32_t *digit, int i, 
 static int32_t draw_code(const float *cond, const float *uncond, int k, const ts_digit_params *p,
                          const ts_digit_head *d, const ts_sample *a, place at)
 {
-    float l[TS_MAX_SUM_L], z[2][TS_MAX_SUM_L];
+    float l[TS_MAX_SUM_L], unit[TS_MAX_SUM_L], z[2][TS_MAX_SUM_L];
     int32_t v[TS_MAX_SUM_L], digit[TS_MAX_D], code = 0;
     uint32_t key[TS_MAX_SUM_L];
     uint64_t mass[TS_MAX_SUM_L];
-    row r = { l, v, key, mass };
+    row r = { l, unit, v, key, mass };
     for (int i = 0; i < d->D; i++) {
         digit_logits(z[0], cond, digit, i, k, p, d);
         if (uncond) digit_logits(z[1], uncond, digit, i, k, p, d);
