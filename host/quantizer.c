@@ -66,8 +66,7 @@ static int32_t nearest_tick(int k, int K, int S)
 
 ts_status ts_pyramid_init(ts_pyramid *p, const int32_t *side, int K, int share_quant_resi, float ratio)
 {
-    if (K < 1 || K > TS_MAX_SCALES)
-        return ts_fail(TS_E_ARG, "pyramid: %d scales, expected 1..%d", K, TS_MAX_SCALES);
+    if (K < 1 || K > TS_MAX_SCALES) return ts_fail(TS_E_ARG, "pyramid: %d scales, expected 1..%d", K, TS_MAX_SCALES);
     int S = share_quant_resi == 0 ? K : share_quant_resi < 0 ? 0 : share_quant_resi;
     if (share_quant_resi < -1 || S > TS_MAX_SCALES)
         return ts_fail(TS_E_ARG, "pyramid: share_quant_resi %d, expected -1..%d", share_quant_resi, TS_MAX_SCALES);

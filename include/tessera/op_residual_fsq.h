@@ -42,6 +42,7 @@ typedef size_t ts_residual_fsq_scratch_fn(ts_stream *s, const ts_residual_fsq *q
  *   x (B,T,D) f32 out: z/s before the clamp, for bwd; NULL if none follows
  *   partial (K,B,h,w,D) f32 out: f_hat after every scale; or NULL
  *   stats (K,2) f32 out: sum of r_k^2 over the batch, number of values with |x| > 1; or NULL
+ *   Dropped scales: x and stats 0, partial a copy of f_hat. NaN in f: digit 0 and a NaN sum of r_k^2.
  *   f (B,h,w,D) f32 in            log_gain (K,D) f32 in */
 typedef ts_status ts_residual_fsq_fwd_fn(ts_stream *s, float *f_hat, int32_t *idx, float *x, float *partial,
                                          float *stats, const float *f, const float *log_gain, const ts_phi *phi,

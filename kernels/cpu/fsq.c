@@ -33,9 +33,12 @@ static inline float round_bounded(float z, float half, float offset, float shift
                                   ts_fsq_bound bound)
 {
     float r;
-    if (bound == TS_FSQ_TANH) r = rintf(fmaf(half, ts_tanhf(z + shift), -offset));
-    else if (bound == TS_FSQ_SIGMOID) r = rintf((half + half) * ts_sigmoidf(z)) + low;
-    else r = rintf(fmaf(half + half, ts_sigmoidf(1.6f * z), -half));
+    if (bound == TS_FSQ_TANH)
+        r = rintf(fmaf(half, ts_tanhf(z + shift), -offset));
+    else if (bound == TS_FSQ_SIGMOID)
+        r = rintf((half + half) * ts_sigmoidf(z)) + low;
+    else
+        r = rintf(fmaf(half + half, ts_sigmoidf(1.6f * z), -half));
     r = r > low ? r : low;
     return r < high ? r : high;
 }
@@ -82,9 +85,12 @@ ts_status fsq_fwd_cpu(ts_stream *s, float *value, int32_t *idx, const float *z, 
         int rows = rows_from(first, N);
         float *v = value + first * D;
         const float *x = z + first * D;
-        if (q->bound == TS_FSQ_TANH) fwd_run(v, part, x, &c, rows * D, TS_FSQ_TANH);
-        else if (q->bound == TS_FSQ_SIGMOID) fwd_run(v, part, x, &c, rows * D, TS_FSQ_SIGMOID);
-        else fwd_run(v, part, x, &c, rows * D, TS_FSQ_IFSQ);
+        if (q->bound == TS_FSQ_TANH)
+            fwd_run(v, part, x, &c, rows * D, TS_FSQ_TANH);
+        else if (q->bound == TS_FSQ_SIGMOID)
+            fwd_run(v, part, x, &c, rows * D, TS_FSQ_SIGMOID);
+        else
+            fwd_run(v, part, x, &c, rows * D, TS_FSQ_IFSQ);
         for (int r = 0; r < rows; r++) {
             int32_t sum = 0;
             for (int d = 0; d < D; d++) sum += part[r * D + d];
@@ -103,9 +109,12 @@ ts_status fsq_bwd_cpu(ts_stream *s, float *dz, const float *dvalue, const float 
     for (int64_t first = 0; first < N; first += ROWS) {
         int n = rows_from(first, N) * D;
         int64_t at = first * D;
-        if (q->bound == TS_FSQ_TANH) bwd_run(dz + at, dvalue + at, z + at, &c, n, TS_FSQ_TANH);
-        else if (q->bound == TS_FSQ_SIGMOID) bwd_run(dz + at, dvalue + at, z + at, &c, n, TS_FSQ_SIGMOID);
-        else bwd_run(dz + at, dvalue + at, z + at, &c, n, TS_FSQ_IFSQ);
+        if (q->bound == TS_FSQ_TANH)
+            bwd_run(dz + at, dvalue + at, z + at, &c, n, TS_FSQ_TANH);
+        else if (q->bound == TS_FSQ_SIGMOID)
+            bwd_run(dz + at, dvalue + at, z + at, &c, n, TS_FSQ_SIGMOID);
+        else
+            bwd_run(dz + at, dvalue + at, z + at, &c, n, TS_FSQ_IFSQ);
     }
     return TS_OK;
 }

@@ -86,8 +86,7 @@ static void bicubic_padded(float *u, const float *code, const ts_pyramid *p, int
         const float *a = tmp + at[0] * row, *b = tmp + at[1] * row, *c = tmp + at[2] * row, *e = tmp + at[3] * row;
         float *to = u + ((y + 1) * (p->w + 2) + 1) * D;
 #pragma omp simd
-        for (int64_t n = 0; n < row; n++)
-            to[n] = fmaf(wt[3], e[n], fmaf(wt[2], c[n], fmaf(wt[1], b[n], wt[0] * a[n])));
+        for (int64_t n = 0; n < row; n++) to[n] = fmaf(wt[3], e[n], fmaf(wt[2], c[n], fmaf(wt[1], b[n], wt[0] * a[n])));
     }
 }
 
@@ -178,8 +177,10 @@ static void phi_grid(float *up, const float *u, const float *pack, const ts_pyra
 void ts_scale_up(float *up, float *u, const float *code, const float *pack, const ts_pyramid *p, int D, int k,
                  float *tmp)
 {
-    if (same_grid(p, k)) pad(u, code, p, D);
-    else bicubic_padded(u, code, p, D, k, tmp);
+    if (same_grid(p, k))
+        pad(u, code, p, D);
+    else
+        bicubic_padded(u, code, p, D, k, tmp);
     phi_grid(up, u, pack, p, D, k);
 }
 

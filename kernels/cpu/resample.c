@@ -94,8 +94,7 @@ ts_status area_fwd_cpu(ts_stream *s, float *y, const float *x, const ts_resample
     TS_TRY(check_area(r));
     const int64_t image = r->from_y * r->from_x * r->D, row = r->to_x * r->D;
 #pragma omp parallel for num_threads(s->threads)
-    for (int64_t n = 0; n < r->B * r->to_y; n++)
-        ts_area_row(y + n * row, x + n / r->to_y * image, n % r->to_y, r);
+    for (int64_t n = 0; n < r->B * r->to_y; n++) ts_area_row(y + n * row, x + n / r->to_y * image, n % r->to_y, r);
     return TS_OK;
 }
 

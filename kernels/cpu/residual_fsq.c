@@ -115,7 +115,7 @@ static chunk_layout lay_out(const ts_residual_fsq *q)
     const int64_t grid = ts_grid_floats(&q->p, q->D), padded = ts_padded_floats(&q->p, q->D);
     const int64_t wide = (int64_t)q->p.h * q->p.w * ts_lanes(q->D);
     chunk_layout l = { 0 };
-    l.dpack = 0; /* S packed gradients */
+    l.dpack = 0;                                   /* S packed gradients */
     l.r = l.dpack + q->p.S * ts_pack_floats(q->D); /* r of every scale */
     l.u = l.r + q->p.K * grid;                     /* u of every scale, padded */
     l.pad = l.u + q->p.K * padded;
@@ -202,8 +202,8 @@ ts_status residual_fsq_fwd_cpu(ts_stream *s, float *f_hat, int32_t *idx, float *
         memset(mine, 0, sizeof(float) * (size_t)ts_padded_floats(p, q->D));
 #pragma omp for
         for (int64_t b = 0; b < B; b++) {
-            image_out o = { f_hat + b * grid,      x ? x + b * p->T * q->D : NULL, partial ? partial + b * grid : NULL,
-                            idx + b * p->T,        image_stats + b * p->K * 2,     B * grid };
+            image_out o = { f_hat + b * grid, x ? x + b * p->T * q->D : NULL, partial ? partial + b * grid : NULL,
+                            idx + b * p->T,   image_stats + b * p->K * 2,     B * grid };
             image_forward(&o, f + b * grid, &c, mine);
         }
     }

@@ -1,14 +1,13 @@
 /* residual_vq.c - multi-scale residual VQ on the CPU. Contract: tessera/op_residual_vq.h. Twin:
  * kernels/cuda/residual_vq.cu.
  *
- * The search is the cost: V*D products for every token. Codes are laid out in blocks of CODES, (D,CODES) each, so that a
- * block stays in the first-level cache while all tokens of a scale pass it, TOKENS at a time, and a vector is CODES codes
- * of one channel. Orders that indices depend on (twins keep them):
- *   |e|^2     channels ascending, the first a product, the others fmaf
- *   score     acc = |e|^2/2 (znorm: 0); for d ascending: acc = fmaf(-z, e, acc); the smallest, the first of equals
- *   znorm     e / max(|e|, 1e-12); z stays as it is, its length does not change the order
- * Backward deals images to a fixed number of chunks and sums the codebook gradient token by token, so that the thread
- * count changes nothing. */
+ * The search is the cost: V*D products for every token. Codes are laid out in blocks of CODES, (D,CODES) each, so that
+ * a block stays in the first-level cache while all tokens of a scale pass it, TOKENS at a time, and a vector is CODES
+ * codes of one channel. Orders that indices depend on (twins keep them): |e|^2     channels ascending, the first a
+ * product, the others fmaf score     acc = |e|^2/2 (znorm: 0); for d ascending: acc = fmaf(-z, e, acc); the smallest,
+ * the first of equals znorm     e / max(|e|, 1e-12); z stays as it is, its length does not change the order Backward
+ * deals images to a fixed number of chunks and sums the codebook gradient token by token, so that the thread count
+ * changes nothing. */
 #include "tessera/op_residual_vq.h"
 
 #include <math.h>
@@ -92,8 +91,7 @@ static void search(int32_t *idx, const float *z, int64_t n, const float *book, c
     for (int64_t b = 0; b < blocks_of(q->V); b++) {
         const float *block = book + b * (D + 1) * CODES;
         int64_t t = 0;
-        for (; t + TOKENS <= n; t += TOKENS)
-            score_block(best + t, found + t, z + t * D, block, (int32_t)b, D, TOKENS);
+        for (; t + TOKENS <= n; t += TOKENS) score_block(best + t, found + t, z + t * D, block, (int32_t)b, D, TOKENS);
         for (; t < n; t++) score_block(best + t, found + t, z + t * D, block, (int32_t)b, D, 1);
     }
     for (int64_t t = 0; t < n; t++) {
@@ -112,8 +110,7 @@ static void search(int32_t *idx, const float *z, int64_t n, const float *book, c
 
 static void look_up(float *code, const int32_t *idx, int64_t n, const float *codebook, int D)
 {
-    for (int64_t t = 0; t < n; t++)
-        memcpy(code + t * D, codebook + (int64_t)idx[t] * D, sizeof(float) * (size_t)D);
+    for (int64_t t = 0; t < n; t++) memcpy(code + t * D, codebook + (int64_t)idx[t] * D, sizeof(float) * (size_t)D);
 }
 
 static int64_t book_floats(const ts_residual_vq *q)

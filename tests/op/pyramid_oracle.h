@@ -30,8 +30,9 @@ static inline o_axis o_bicubic(int from, int to)
         double at = (i + 0.5) * from / to - 0.5;
         for (int j = (int)floor(at) - 1; j <= (int)floor(at) + 2; j++) {
             double t = fabs(at - j), c = -0.75;
-            a.m[i][j < 0 ? 0 : j >= from ? from - 1 : j] +=
-                t < 1 ? ((c + 2) * t - (c + 3)) * t * t + 1 : c * (((t - 5) * t + 8) * t - 4);
+            a.m[i][j < 0       ? 0
+                   : j >= from ? from - 1
+                               : j] += t < 1 ? ((c + 2) * t - (c + 3)) * t * t + 1 : c * (((t - 5) * t + 8) * t - 4);
         }
     }
     if (from == to) /* the loop takes no bicubic where the grids are equal */

@@ -1,10 +1,10 @@
 /* test_exact.c - the functions of tessera/exact.h against libm in double.
  *
  * Inputs     every 1009th float of the whole range of bit patterns, in vectors as the kernels call them; corners apart.
- * Pass       within 1 ulp (exp, log) and 2.5 ulp (tanh, sigmoid) of the exact value: the errors measured over all floats
- *            are 0.97, 0.78, 2.4 and 2.3 ulp. Vector and scalar calls give the same bits. */
-#include "tessera/exact.h"
+ * Pass       within 1 ulp (exp, log) and 2.5 ulp (tanh, sigmoid) of the exact value: the errors measured over all
+ * floats are 0.97, 0.78, 2.4 and 2.3 ulp. Vector and scalar calls give the same bits. */
 #include "tests/t.h"
+#include "tessera/exact.h"
 
 enum { RUN = 4096, STEP = 1009 };
 

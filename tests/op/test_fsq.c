@@ -87,8 +87,7 @@ static void check_rows(const fsq_case *c, const float *z, const float *value, co
         if (idx[n] != want && !tie) ck_abort_msg("row %lld: index %d, expected %d", (long long)n, idx[n], want);
         excused += idx[n] != want;
     }
-    ck_assert_msg(excused * 1000 <= c->N, "%lld of %lld rows lie on a tie", (long long)excused,
-                  (long long)c->N);
+    ck_assert_msg(excused * 1000 <= c->N, "%lld of %lld rows lie on a tie", (long long)excused, (long long)c->N);
 }
 
 T_TEST(forward_and_gradient)
@@ -161,8 +160,9 @@ T_TEST(golden)
     static const struct {
         int D;
         int32_t level[10];
-    } list[] = { { 2, { 5, 3 } },          { 3, { 8, 6, 5 } },          { 4, { 8, 5, 5, 5 } },
-                 { 5, { 7, 5, 5, 5, 5 } }, { 5, { 8, 8, 8, 6, 5 } },    { 6, { 8, 8, 8, 5, 5, 5 } },
+    } list[] = { { 2, { 5, 3 } },           { 3, { 8, 6, 5 } },
+                 { 4, { 8, 5, 5, 5 } },     { 5, { 7, 5, 5, 5, 5 } },
+                 { 5, { 8, 8, 8, 6, 5 } },  { 6, { 8, 8, 8, 5, 5, 5 } },
                  { 4, { 16, 16, 16, 16 } }, { 10, { 3, 3, 3, 3, 3, 3, 3, 3, 3, 3 } } };
     int checked = 0;
     for (int bound = 0; bound < 3; bound++) {
@@ -181,7 +181,8 @@ T_TEST(golden)
             for (int64_t j = 0; j < n; j++) one[j] = 1;
             ts_fsq q;
             T_OK(ts_fsq_init(&q, (ts_fsq_bound)bound, list[i].level, list[i].D));
-            t_buf *z = T_INF(h_z, n), *g = T_INF(one, n), *value = T_OUTF(n), *idx = t_out(be, s, N, 4), *dz = T_OUTF(n);
+            t_buf *z = T_INF(h_z, n), *g = T_INF(one, n), *value = T_OUTF(n), *idx = t_out(be, s, N, 4),
+                  *dz = T_OUTF(n);
             T_OK(be->fsq_fwd(s, value->dev, idx->dev, z->dev, &q, N));
             T_OK(be->fsq_bwd(s, dz->dev, g->dev, z->dev, &q, N));
             t_down(value), t_down(idx), t_down(dz);

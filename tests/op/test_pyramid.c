@@ -7,9 +7,10 @@ typedef struct {
 } add_case;
 
 static const add_case CASES[] = {
-    { 4, 4, 5, 3, { 1, 2, 4, 8 } },           { 6, 1, 8, 2, { 1, 2, 3, 4, 6, 8 } }, { 2, 0, 1, 2, { 1, 5 } },
-    { 3, -1, 5, 2, { 1, 3, 7 } },             { 1, 1, 3, 1, { 1 } },                { 4, 0, 32, 2, { 1, 2, 5, 16 } },
-    { 3, 2, 17, 1, { 2, 3, 9 } },             { 2, 1, 4, 0, { 1, 4 } },
+    { 4, 4, 5, 3, { 1, 2, 4, 8 } }, { 6, 1, 8, 2, { 1, 2, 3, 4, 6, 8 } },
+    { 2, 0, 1, 2, { 1, 5 } },       { 3, -1, 5, 2, { 1, 3, 7 } },
+    { 1, 1, 3, 1, { 1 } },          { 4, 0, 32, 2, { 1, 2, 5, 16 } },
+    { 3, 2, 17, 1, { 2, 3, 9 } },   { 2, 1, 4, 0, { 1, 4 } },
 };
 
 static void run(const ts_backend *be, ts_stream *s, const add_case *c)
@@ -33,8 +34,10 @@ static void run(const ts_backend *be, ts_stream *s, const add_case *c)
         for (int b = 0; b < c->B; b++) {
             for (int i = 0; i < t; i++) x[i] = h_code[b * t + i];
             o_apply(u, x, &bicubic, D);
-            if (p.S > 0) o_phi(up, u, phi.w[p.phi[k]], phi.b[p.phi[k]], 0.4f, n, D);
-            else memcpy(up, u, sizeof(double) * (size_t)grid);
+            if (p.S > 0)
+                o_phi(up, u, phi.w[p.phi[k]], phi.b[p.phi[k]], 0.4f, n, D);
+            else
+                memcpy(up, u, sizeof(double) * (size_t)grid);
             for (int i = 0; i < grid; i++) want[b * grid + i] = h_f[b * grid + i] + up[i];
             if (t_next) o_apply(want_next + b * t_next, want + b * grid, &area, D);
         }

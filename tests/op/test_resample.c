@@ -1,7 +1,7 @@
 /* test_resample.c - nearest 2x, area and bicubic against formulas in double, their adjoints, and the golden file.
  *
- * Oracle     the matrix of one axis, built entry by entry in double; a grid is resampled by one matrix per axis, and the
- *            backward pass is the transposed matrices. */
+ * Oracle     the matrix of one axis, built entry by entry in double; a grid is resampled by one matrix per axis, and
+ * the backward pass is the transposed matrices. */
 #include <stdio.h>
 
 #include "tests/t.h"
@@ -71,8 +71,10 @@ static void run(const ts_backend *be, ts_stream *s, kind k, ts_resample r)
 {
     char what[96];
     snprintf(what, sizeof what, "%s %lldx%lld to %lldx%lld",
-             k == NEAREST ? "nearest2x" : k == AREA ? "area" : "bicubic", (long long)r.from_y, (long long)r.from_x,
-             (long long)r.to_y, (long long)r.to_x);
+             k == NEAREST ? "nearest2x"
+             : k == AREA  ? "area"
+                          : "bicubic",
+             (long long)r.from_y, (long long)r.from_x, (long long)r.to_y, (long long)r.to_x);
     const int64_t in = r.B * r.from_y * r.from_x * r.D, out = r.B * r.to_y * r.to_x * r.D;
     double *my = axis(k, r.from_y, r.to_y), *mx = axis(k, r.from_x, r.to_x);
     double *want_y = t_alloc(sizeof(double) * (size_t)out), *want_dx = t_alloc(sizeof(double) * (size_t)in);
@@ -90,8 +92,8 @@ static void run(const ts_backend *be, ts_stream *s, kind k, ts_resample r)
 
 T_TEST(against_oracle)
 {
-    static const int64_t grid[][4] = { { 16, 16, 1, 1 },  { 16, 16, 3, 5 }, { 8, 8, 8, 8 },   { 17, 17, 1, 2 },
-                                       { 13, 7, 4, 3 },   { 1, 1, 1, 1 },   { 31, 2, 30, 1 }, { 5, 16, 5, 13 } };
+    static const int64_t grid[][4] = { { 16, 16, 1, 1 }, { 16, 16, 3, 5 }, { 8, 8, 8, 8 },   { 17, 17, 1, 2 },
+                                       { 13, 7, 4, 3 },  { 1, 1, 1, 1 },   { 31, 2, 30, 1 }, { 5, 16, 5, 13 } };
     static const int64_t D[] = { 1, 5, 16, 67 };
     for (int i = 0; i < 8; i++) {
         const int64_t *g = grid[i], d = D[i % 4];
@@ -100,7 +102,8 @@ T_TEST(against_oracle)
         run(be, s, BICUBIC, (ts_resample){ 1, d, g[0], g[1], g[2], g[3] }); /* down, without antialias */
         run(be, s, NEAREST, (ts_resample){ 3, d, g[2], g[3], 2 * g[2], 2 * g[3] });
     }
-    for (kind k = NEAREST; k <= BICUBIC; k++) run(be, s, k, (ts_resample){ 0, 5, 4, 4, k == NEAREST ? 8 : 3, k == NEAREST ? 8 : 3 });
+    for (kind k = NEAREST; k <= BICUBIC; k++)
+        run(be, s, k, (ts_resample){ 0, 5, 4, 4, k == NEAREST ? 8 : 3, k == NEAREST ? 8 : 3 });
 }
 
 static float *channels_last(const float *x, int64_t B, int64_t D, int64_t n)

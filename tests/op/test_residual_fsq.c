@@ -4,8 +4,8 @@
  *            follows) and asks at each whether they are those of the formula: exactly, except within TIE of a tie.
  * Backward   the oracle is the straight-through surrogate: around the point of the forward pass q is replaced by
  *                q0 + [|x| <= 1](z - z0) + (|x| <= 1 ? c - x : sign x)(s - s0),
- *            in the auxiliary loss without the middle term and with f~ held fixed. That function is smooth, and what the
- *            op returns must be its central differences, coordinate by coordinate. */
+ *            in the auxiliary loss without the middle term and with f~ held fixed. That function is smooth, and what
+ * the op returns must be its central differences, coordinate by coordinate. */
 #include "tests/op/pyramid_oracle.h"
 
 /* Of a level: float32 noise of z/s*half is below 1e-5 here, inputs are put 5e-5 beside ties. */
@@ -83,8 +83,10 @@ static void lift(double *h, const double *code, const setup *m, int k, double *c
     static double u[O_MAX * O_MAX * TS_MAX_D];
     const int j = m->q.p.phi[k];
     o_apply(u, code, &m->bicubic[k], m->D);
-    if (m->q.p.S > 0) o_phi(h, u, w[j], b[j], m->q.p.ratio, m->n, m->D);
-    else memcpy(h, u, sizeof(double) * (size_t)m->grid);
+    if (m->q.p.S > 0)
+        o_phi(h, u, w[j], b[j], m->q.p.ratio, m->n, m->D);
+    else
+        memcpy(h, u, sizeof(double) * (size_t)m->grid);
 }
 
 /* Checks idx, x, partial and f_hat of all images; *excused counts tokens near a tie that went the other way. */
@@ -92,7 +94,8 @@ static void check_forward(const setup *m, int *excused)
 {
     const int D = m->D, grid = m->grid, K = m->c->K;
     double *f_hat = doubles((int64_t)K * m->B * grid), *x = doubles(m->B * m->T * D);
-    double *rest = doubles(grid), *z = doubles(grid), *code = doubles(grid), *h = doubles(grid), *stats = doubles(2 * K);
+    double *rest = doubles(grid), *z = doubles(grid), *code = doubles(grid), *h = doubles(grid),
+           *stats = doubles(2 * K);
     for (int b = 0; b < m->B; b++) {
         for (int i = 0; i < grid; i++) rest[i] = m->h_f[b * grid + i];
         for (int i = 0; i < grid && m->c->pre_tanh; i++) rest[i] = tanh(rest[i]);
@@ -108,7 +111,8 @@ static void check_forward(const setup *m, int *excused)
                     const double half = (L - 1) / 2.0, step = exp(m->h_gain[k * D + d]), v = z[t * D + d] / step;
                     const double level = fmin(fmax(v, -1), 1) * half;
                     const int want = k < m->q.K_use ? (int)(rint(level) + half) : (int)half;
-                    if (digit != want && k < m->q.K_use && fabs(level - floor(level) - 0.5) < TIE) ++*excused;
+                    if (digit != want && k < m->q.K_use && fabs(level - floor(level) - 0.5) < TIE)
+                        ++*excused;
                     else if (digit != want)
                         ck_abort_msg("scale %d, token %d, channel %d: digit %d, expected %d (%.7f)", k, t, d, digit,
                                      want, level + half);
@@ -145,8 +149,8 @@ T_TEST(forward_random)
     }
 }
 
-/* Every value of one scale 5e-5 of a level beside a tie, at the ends too. first: the coarsest scale, on constant images;
- * otherwise the last one, with coarser steps so large that everything before codes zero. */
+/* Every value of one scale 5e-5 of a level beside a tie, at the ends too. first: the coarsest scale, on constant
+ * images; otherwise the last one, with coarser steps so large that everything before codes zero. */
 static void probe_ties(const ts_backend *be, ts_stream *s, int first)
 {
     static const rf_case c = { 3, 3, 0, 5, 0, 64, { 1, 2, 4 }, { 7, 5, 31, 3, 9 }, 1 };
@@ -164,8 +168,7 @@ static void probe_ties(const ts_backend *be, ts_stream *s, int first)
         const int d = i % D, half = (c.level[d] - 1) / 2;
         const double tie = floor(t_uniform(&seed) * 2 * half) - half + 0.5;
         const double level = tie + (t_uniform(&seed) < 0.5 ? 5e-5 : -5e-5);
-        m->h_f[i] = first && i % m->grid >= D ? m->h_f[i - D]
-                                              : (float)(level / half * exp(m->h_gain[target * D + d]));
+        m->h_f[i] = first && i % m->grid >= D ? m->h_f[i - D] : (float)(level / half * exp(m->h_gain[target * D + d]));
     }
     int excused = 0;
     forward(be, s, m);
@@ -182,8 +185,8 @@ T_TEST(forward_beside_ties)
 /* Exact ties go to even, and infinities and |x| = 1 to the ends: one scale, one channel, L = 9, step 1. */
 T_TEST(forward_exact)
 {
-    static const float f[] = { 0.125f, -0.125f, 0.375f, -0.375f, 1, -1, INFINITY, -INFINITY, 0, -0.f, 0.625f, 1e30f,
-                               0.875f, -0.875f, 1e-40f, -3 };
+    static const float f[] = { 0.125f, -0.125f, 0.375f, -0.375f, 1,      -1,      INFINITY, -INFINITY,
+                               0,      -0.f,    0.625f, 1e30f,   0.875f, -0.875f, 1e-40f,   -3 };
     static const int32_t want[] = { 4, 4, 6, 2, 8, 0, 8, 0, 4, 4, 6, 8, 8, 0, 4, 0 };
     static const rf_case c = { 1, 1, -1, 1, 0, 1, { 4 }, { 9 }, 1 };
     setup *m = set_up(be, s, &c);
@@ -209,7 +212,7 @@ static base_point base_of(const setup *m, const float *df_hat, double aux_weight
 {
     const int D = m->D, grid = m->grid;
     base_point p = { doubles(m->B * m->T * D), doubles(m->B * m->T * D), doubles(m->B * m->T * D),
-                     doubles(m->B * grid), doubles(m->B * grid), aux_weight };
+                     doubles(m->B * grid),     doubles(m->B * grid),     aux_weight };
     double *rest = doubles(grid), *code = doubles(grid), *h = doubles(grid);
     for (int i = 0; i < m->B * grid; i++) {
         p.f0[i] = m->c->pre_tanh ? tanh(m->h_f[i]) : m->h_f[i];
