@@ -32,6 +32,8 @@ TOOL_OBJ := $(patsubst %.c,$(B)/obj/%.o,$(wildcard tools/*.c))
 OPT_OBJ  := $(B)/obj/tools/options.o $(B)/obj/tools/options_help.o $(B)/obj/tools/common.o
 TEST_SRC := $(wildcard tests/op/test_*.c tests/host/test_*.c tests/model/test_*.c)
 TESTS    := $(TEST_SRC:%.c=$(B)/%)
+FUZZ     := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_SECONDS ?= 60
 
 all: $(B)/tessera $(B)/libtessera.a $(B)/$(SONAME) ## build the program and the library (default)
 
@@ -49,11 +51,19 @@ $(B)/tests/%: $(B)/obj/tests/%.o $(B)/obj/tests/t.o $(LIB_OBJ) $(OPT_OBJ)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS) $(CHECK_LIBS)
 
+$(B)/tests/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/main.o $(LIB_OBJ)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
+
 bootstrap: ## install what is missing (as root), or print the one command that does
 	@tools/bootstrap.sh
 
-check: $(TESTS) $(B)/tessera ## build and run every test
+check: $(TESTS) $(FUZZ) $(B)/tessera ## build and run every test
 	@tests/run.sh $(B)
+
+fuzz: $(FUZZ) ## run every fuzz program for FUZZ_SECONDS (60); best with ASAN=1
+	$(Q)set -e; for p in $(FUZZ); do echo "  FUZZ $$p"; \
+	    $$p --seconds $(FUZZ_SECONDS) --seed $$(date +%s) tests/fuzz/corpus/$${p##*/fuzz_}; done
 
 INSTALLED = bin/tessera lib/libtessera.a lib/libtessera.so.$(VERSION) lib/$(SONAME) lib/libtessera.so \
             lib/pkgconfig/tessera.pc share/bash-completion/completions/tessera
@@ -79,6 +89,6 @@ clean: ## remove everything that was built
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
 
-.PHONY: all bootstrap check install uninstall clean help
+.PHONY: all bootstrap check fuzz install uninstall clean help
 .SECONDARY:
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
