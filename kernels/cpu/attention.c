@@ -203,7 +203,7 @@ static float exponentials(float *s, int64_t n, float *largest)
     vf top = vf_load(s);
     for (int64_t i = VF; i < padded; i += VF) top = vf_max(vf_load(s + i), top);
     const float most = vf_top(top);
-#pragma omp simd simdlen(VF)
+#pragma omp simd
     for (int64_t i = 0; i < padded; i++) s[i] = exp_down(s[i] - most);
 
     vf sum = { 0 };
@@ -341,12 +341,14 @@ ts_status attention_cached_cpu(ts_stream *s, float *out, float *cache_k, float *
     return TS_OK;
 }
 
-/* Probabilities (into s) and gradients of the scores s of one query, which sees n keys of the block's most.
+/* Probabilities (into s) and gradients (into ds, from dp) of the scores of one query, which sees n keys of its block's
+ * most. The loop runs in whole vectors over what ts_product wrote, then what is not seen becomes 0.
  *     p = exp(s - lse),  ds = p (dp - delta),  delta = dout.out */
 static void score_gradients(float *s, float *ds, float lse, float delta, int64_t n, int64_t most)
 {
-#pragma omp simd simdlen(VF)
-    for (int64_t i = 0; i < n; i++) {
+    const int64_t padded = ts_round_up(n, VF);
+#pragma omp simd
+    for (int64_t i = 0; i < padded; i++) {
         const float p = exp_down(s[i] - lse);
         s[i] = p;
         ds[i] = p * (ds[i] - delta);
