@@ -4,7 +4,7 @@
  * The search is the cost: V*D products for every token. Codes are laid out in blocks of CODES, (D,CODES) each, so that
  * a block stays in the first-level cache while all tokens of a scale pass it, TOKENS at a time, and a vector is CODES
  * codes of one channel. Orders that indices depend on (twins keep them): |e|^2     channels ascending, the first a
- * product, the others fmaf score     acc = |e|^2/2 (znorm: 0); for d ascending: acc = fmaf(-z, e, acc); the smallest,
+ * product, the others fmaf score     acc = |e|^2/2 (znorm: 0); for d ascending: acc = fmaf(z, -e, acc); the smallest,
  * the first of equals znorm     e / max(|e|, 1e-12); z stays as it is, its length does not change the order Backward
  * deals images to a fixed number of chunks and sums the codebook gradient token by token, so that the thread count
  * changes nothing. */
@@ -29,7 +29,7 @@ static int64_t tokens_of(const ts_pyramid *p, int k)
     return (int64_t)p->py[k] * p->px[k];
 }
 
-/* book: per block (D+1,CODES), start values of the score, then the channels. Surplus codes score +inf. */
+/* book: per block (D+1,CODES), start values of the score, then the channels of -e. Surplus codes score +inf. */
 static void block_codebook(ts_stream *s, float *book, const float *codebook, const ts_residual_vq *q)
 {
     const int64_t D = q->D;
@@ -48,7 +48,7 @@ static void block_codebook(ts_stream *s, float *book, const float *codebook, con
             for (int64_t d = 1; d < D; d++) square = fmaf(e[d], e[d], square);
             const float length = q->znorm ? fmaxf(sqrtf(square), 1e-12f) : 1.0f;
             to[i] = q->znorm ? 0 : 0.5f * square;
-            for (int64_t d = 0; d < D; d++) to[(d + 1) * CODES + i] = e[d] / length;
+            for (int64_t d = 0; d < D; d++) to[(d + 1) * CODES + i] = -(e[d] / length);
         }
     }
 }
@@ -63,7 +63,7 @@ static inline void score_block(float (*best)[CODES], int32_t (*found)[CODES], co
     for (int d = 0; d < D; d++) {
         const float *e = block + (d + 1) * CODES;
         for (int t = 0; t < tokens; t++) {
-            const float v = -z[t * D + d];
+            const float v = z[t * D + d];
 #pragma omp simd
             for (int i = 0; i < CODES; i++) acc[t][i] = fmaf(v, e[i], acc[t][i]);
         }
