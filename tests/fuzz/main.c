@@ -143,7 +143,7 @@ static void mutate(input *x)
     enum { PIECE = GROWTH / EDITS / 2 };
     const input *other = &corpus[below(n_corpus)];
     size_t at = below(x->n + 1), from = below(other->n + 1), before = x->n, n;
-    switch (below(8)) {
+    switch (below(10)) {
     case 0:
         if (at < x->n) x->bytes[at] ^= (uint8_t)(1 << below(8));
         break;
@@ -166,13 +166,13 @@ static void mutate(input *x)
         if (n > 0) memcpy(x->bytes + at, other->bytes + from, n);
         break;
     case 6:
-        edit_number(x);
-        break;
-    default:
         edit_length(x, next() % 17 - 8);
         break;
+    default:
+        edit_number(x);
+        break;
     }
-    if (next() % 2) edit_length(x, (uint64_t)x->n - before); /* else nothing behind an insertion would be reached */
+    if (next() % 8) edit_length(x, (uint64_t)x->n - before); /* else nothing behind an insertion would be reached */
 }
 
 static uint64_t fuzz(double seconds, uint64_t seed)
@@ -188,7 +188,7 @@ static uint64_t fuzz(double seconds, uint64_t seed)
         const input *source = &corpus[below(n_corpus)];
         x.n = source->n;
         if (x.n > 0) memcpy(x.bytes, source->bytes, x.n);
-        for (size_t i = 1 + below(EDITS); i > 0; i--) mutate(&x);
+        for (size_t i = 1 + below(1 + below(EDITS)); i > 0; i--) mutate(&x); /* few more often than many */
         try(x.bytes, x.n, seed, number);
         clock_gettime(CLOCK_MONOTONIC, &now);
     } while ((double)(now.tv_sec - begin.tv_sec) + 1e-9 * (double)(now.tv_nsec - begin.tv_nsec) < seconds);
