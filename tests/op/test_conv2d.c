@@ -212,6 +212,15 @@ T_TEST(no_images)
     T_TRUE(memcmp(dw->host, w, sizeof w) == 0 && memcmp(db->host, w, 12) == 0);
 }
 
+T_TEST(a_refusal_names_the_shape)
+{
+    const ts_conv2d c = { 1, 2, 2, 4, 5, 3, 1, 0, 0, TS_MATH_F32 }; /* the kernel is larger than the image */
+    float none[1] = { 0 };
+    T_EQI(be->conv2d_scratch(s, &c, 0), 0);
+    T_STATUS(TS_E_INTERNAL, be->conv2d_fwd(s, none, none, none, NULL, &c, none));
+    T_TRUE(strstr(ts_error(), "conv2d fwd of B=1 Y=2 X=2 C=4 O=5 k=3") != NULL);
+}
+
 /* One image at a time on one thread, against B images at once on one and on two. */
 static void check_images(const ts_backend *be, ts_stream *s, ts_stream *const *streams, ts_conv2d c)
 {
@@ -272,6 +281,7 @@ int main(void)
     T_ADD1(u, bfloat16_without_the_instructions);
     T_ADD(u, a_single_weight_shifts);
     T_ADD(u, no_images);
+    T_ADD1(u, a_refusal_names_the_shape);
     T_ADD(u, an_image_does_not_depend_on_the_others);
     return t_run(u);
 }
