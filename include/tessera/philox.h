@@ -12,8 +12,10 @@ typedef struct {
     uint32_t word[4];
 } ts_philox;
 
-/* The block of counter (c0, c1, c2, c3) under key seed (low word, high word). */
-static inline TS_HD ts_philox ts_philox_block(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3)
+/* The block of counter (c0, c1, c2, c3) under key seed (low word, high word). Always inline: a loop that calls it would
+ * not vectorise. */
+static inline __attribute__((always_inline)) TS_HD ts_philox ts_philox_block(uint64_t seed, uint32_t c0, uint32_t c1,
+                                                                             uint32_t c2, uint32_t c3)
 {
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     for (int round = 0; round < 10; round++) {

@@ -7,13 +7,17 @@
 #include "kernels/cpu/stream.h"
 #include "tessera/exact.h"
 
-/* NaN in x may be skipped here: it comes back through exp. */
+/* A maximum of integers, which compilers know to vectorise: the bits in the order of the floats. What a NaN in x does
+ * to it is of no account, since NaN comes back through exp. */
 static float row_max(const float *x, int64_t V)
 {
-    float max = -INFINITY;
+    int32_t max = INT32_MIN;
 #pragma omp simd reduction(max : max)
-    for (int64_t v = 0; v < V; v++) max = x[v] > max ? x[v] : max;
-    return max;
+    for (int64_t v = 0; v < V; v++) {
+        int32_t u = (int32_t)ts_bits_of(x[v]), order = u ^ ((u >> 31) & INT32_MAX);
+        max = order > max ? order : max;
+    }
+    return ts_float_of((uint32_t)(max ^ ((max >> 31) & INT32_MAX)));
 }
 
 static float sum_exp(const float *x, float max, int64_t V)

@@ -159,15 +159,26 @@ static void run_chunk(float *loss, float *du, float *chunk, const layout *o, con
     }
 }
 
-/* to += the chunks' parts (n floats at offset at) in order. */
-static void add_chunks(ts_stream *s, float *to, const float *scratch, const layout *o, int64_t at, int64_t n)
+/* The first chunk's gradients += those of all others, in order. */
+static void sum_chunks(ts_stream *s, float *scratch, const layout *o)
 {
-#pragma omp parallel for simd num_threads(s->threads)
-    for (int64_t i = 0; i < n; i++) {
-        float sum = 0;
-        for (int64_t k = 0; k < o->chunks; k++) sum += scratch[k * o->row + at + i];
-        to[i] += sum;
+    enum { BLOCK = 512 };
+#pragma omp parallel for num_threads(s->threads)
+    for (int64_t i0 = 0; i0 < o->params; i0 += BLOCK) {
+        int64_t n = o->params - i0 < BLOCK ? o->params - i0 : BLOCK;
+        float *sum = scratch + i0;
+        for (int64_t k = 1; k < o->chunks; k++) {
+            const float *part = sum + k * o->row;
+#pragma omp simd
+            for (int64_t i = 0; i < n; i++) sum[i] += part[i];
+        }
     }
+}
+
+static void add(float *to, const float *from, int64_t n)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) to[i] += from[i];
 }
 
 ts_status digit_head_cpu(ts_stream *s, float *loss, float *du, const ts_digit_params *grad, const float *u,
@@ -182,9 +193,11 @@ ts_status digit_head_cpu(ts_stream *s, float *loss, float *du, const ts_digit_pa
         run_chunk(loss, du, (float *)scratch + k * o.row, &o, u, code, scale_of, param, grad_scale, d, n0, n1, T);
     }
     if (!du || N == 0) return TS_OK;
-    add_chunks(s, grad->b, scratch, &o, o.b, o.E - o.b);
-    if (o.W > o.E) add_chunks(s, grad->E, scratch, &o, o.E, o.W - o.E);
-    add_chunks(s, grad->W, scratch, &o, o.W, o.c - o.W);
-    add_chunks(s, grad->c, scratch, &o, o.c, o.params - o.c);
+    const float *sum = scratch;
+    sum_chunks(s, scratch, &o);
+    add(grad->b, sum + o.b, o.E - o.b);
+    add(grad->E, sum + o.E, o.W - o.E);
+    add(grad->W, sum + o.W, o.c - o.W);
+    add(grad->c, sum + o.c, o.params - o.c);
     return TS_OK;
 }
