@@ -194,6 +194,7 @@ ts_status ts_tokenizer_config_read(ts_tokenizer_config *c, const json_t *o, cons
     c->z_channels = (int)ts_read_int(&r, "z_channels", 1, 4096, -1);
     c->quant_conv_ks = (int)ts_read_int(&r, "quant_conv_ks", 1, 7, 3);
     c->K = ts_read_ints(&r, "patch_nums", 1, 1024, c->side, TS_MAX_SCALES);
+    c->preprocess = (ts_preprocess)ts_read_choice(&r, "preprocess", "var|adm|none", "var");
     const json_t *q = ts_read_object(&r, "quantizer", 1);
     TS_TRY(ts_reader_close(&r));
     TS_TRY(read_quantizer(&c->q, q, c->z_channels, file));
@@ -272,6 +273,7 @@ json_t *ts_tokenizer_config_json(const ts_tokenizer_config *c)
     json_object_set_new(o, "z_channels", json_integer(c->z_channels));
     json_object_set_new(o, "quant_conv_ks", json_integer(c->quant_conv_ks));
     json_object_set_new(o, "patch_nums", ints(c->side, c->K));
+    json_object_set_new(o, "preprocess", json_string(ts_preprocess_name(c->preprocess)));
     json_object_set_new(o, "quantizer", quantizer_json(&c->q));
     return o;
 }

@@ -8,6 +8,7 @@
 
 #include <jansson.h>
 
+#include "host/image.h"
 #include "tessera/op_fsq.h"
 #include "tessera/op_residual_fsq.h"
 #include "tessera/op_residual_vq.h"
@@ -37,6 +38,7 @@ typedef struct {
     int z_channels, quant_conv_ks;
     int K;
     int32_t side[TS_MAX_SCALES];
+    ts_preprocess preprocess; /* of the pictures it was trained on */
     ts_quantizer_config q;
 } ts_tokenizer_config;
 

@@ -273,7 +273,8 @@ static ts_tensor *draw(const run *r, ts_tensor *logits, int k)
 {
     const ts_generator *m = r->m;
     double ratio = m->p.K > 1 ? (double)k / (m->p.K - 1) : 1;
-    ts_sample a = { r->B, m->p.start[k + 1] - m->p.start[k], m->c.V, r->guided, (float)(r->o->cfg * ratio),
+    int64_t V = m->c.head == TS_HEAD_JOINT ? m->c.V : 1; /* the digit head does not read it, its scratch grows with it */
+    ts_sample a = { r->B, m->p.start[k + 1] - m->p.start[k], V, r->guided, (float)(r->o->cfg * ratio),
                     (float)r->o->temperature, r->o->top_k, (float)r->o->top_p, r->o->seed, r->o->image0, m->p.start[k] };
     if (m->c.head == TS_HEAD_JOINT) return tg_sample(m->g, logits, &a);
     return tg_sample_digits(m->g, logits, m->digit_bias, m->digit_embed, m->digit_weight, m->digit_logit, &m->digits, k, &a);

@@ -7,6 +7,7 @@
 #define TS_COMMON_H
 
 #include "host/device.h"
+#include "models/tokenizer.h"
 #include "tools/options.h"
 
 typedef struct {
@@ -33,6 +34,11 @@ typedef struct {
           .help = "CPU threads, 0 for all cores" },                                                                    \
         { .name = "seed", .kind = OPT_SEED, .value = &(c).seed, .argument = "N", .help = "seed of all random draws" }, \
         { .name = "json", .kind = OPT_FLAG, .value = &(c).json, .help = "results as JSON on standard output" }
+
+/* --preprocess: "model" is what the tokenizer's file says. */
+#define PREPROCESS_CHOICES "model|var|adm|none"
+#define PREPROCESS_HELP "how pictures are brought to the model's size; model: as the tokenizer was trained"
+ts_preprocess common_preprocess(int choice, const ts_tokenizer *t);
 
 /* The device that the common options ask for. */
 ts_status common_device(ts_device **d, const common_options *c);

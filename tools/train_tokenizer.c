@@ -28,7 +28,7 @@ static int64_t order(void *context, int64_t n, float crop[2], int *has_crop, int
     const tokenizer_run *r = context;
     const trainer *t = &r->t;
     if (n >= t->c.steps * t->c.batch) return -1;
-    *has_crop = t->c.preprocess == TS_PREPROCESS_VAR;
+    *has_crop = r->model->c.preprocess == TS_PREPROCESS_VAR;
     crop[0] = ts_philox_uniform(t->seed, DRAW_CROP, 0, (uint64_t)n);
     crop[1] = ts_philox_uniform(t->seed, DRAW_CROP + 1, 0, (uint64_t)n);
     *flip = t->c.flip && ts_philox_uniform(t->seed, DRAW_FLIP, 0, (uint64_t)n) < 0.5f;
@@ -115,7 +115,7 @@ static ts_status save(trainer *t, void *context, const char *path)
 
 static ts_status start_loader(tokenizer_run *r, int threads)
 {
-    ts_loader_options o = { .how = (ts_preprocess)r->t.c.preprocess, .size = r->model->c.image_size, .threads = threads,
+    ts_loader_options o = { .how = r->model->c.preprocess, .size = r->model->c.image_size, .threads = threads,
                             .ahead = (int)(2 * r->t.c.batch), .first = r->t.step * r->t.c.batch, .order = order, .context = r };
     return ts_loader_new(&r->loader, r->data, &o);
 }

@@ -33,7 +33,6 @@ ts_status train_config_read(train_config *c, const json_t *o, const char *file, 
         c->l2 = ts_read_number(&r, "l2", 0, 1000, 1);
         c->scale_dropout = ts_read_number(&r, "scale_dropout", 0, 1, 0);
         c->flip = ts_read_bool(&r, "flip", 0);
-        c->preprocess = ts_read_choice(&r, "preprocess", "var|adm|none", "var");
     } else {
         c->label_dropout = ts_read_number(&r, "label_dropout", 0, 1, 0.1);
         c->drop_path = ts_read_number(&r, "drop_path", 0, 0.9, 0);

@@ -21,7 +21,6 @@ typedef struct {
     double l1, l2, scale_dropout; /* tokenizer */
     double label_dropout, drop_path; /* generator */
     int flip;           /* tokenizer: mirror half of the pictures */
-    int preprocess;     /* tokenizer: index in "var|adm|none"     */
 } train_config;
 
 ts_status train_config_read(train_config *c, const json_t *o, const char *file, int tokenizer);

@@ -1,0 +1,239 @@
+/* cmd_sample.c - `tessera sample`: pictures from classes. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/file.h"
+#include "host/log.h"
+#include "models/generator.h"
+#include "tools/commands.h"
+#include "tools/common.h"
+#include "tools/pictures.h"
+
+typedef struct {
+    const char *tokenizer, *generator, *classes, *out;
+    int64_t per_class, batch, top_k;
+    double cfg, top_p, temperature;
+    int no_metadata;
+    common_options common;
+} sample_options;
+
+typedef struct {
+    const sample_options *o;
+    ts_tokenizer *t;
+    ts_generator *m;
+    int64_t *classes; /* as asked for */
+    int n_classes;
+    int64_t total;
+    ts_image *grid; /* all pictures, for --out grid.png; else NULL */
+    json_t *list;   /* samples.json, for --out DIR; else NULL */
+} sample_run;
+
+static const char *class_name(const ts_generator *m, int64_t i)
+{
+    return m->classes && i < m->c.num_classes ? m->classes[i] : "";
+}
+
+/* "3,7,10-12", or names of the classes the model carries, or "all". */
+static ts_status parse_classes(sample_run *r)
+{
+    const ts_generator *m = r->m;
+    const char *text = r->o->classes;
+    if (!text || strcmp(text, "all") == 0) {
+        r->n_classes = m->c.num_classes;
+        r->classes = malloc((size_t)r->n_classes * sizeof *r->classes);
+        for (int i = 0; r->classes && i < r->n_classes; i++) r->classes[i] = i;
+        return r->classes ? TS_OK : ts_fail(TS_E_NOMEM, "out of host memory");
+    }
+    for (int i = 0; m->classes && i < m->c.num_classes; i++) {
+        if (strcmp(m->classes[i], text) != 0) continue;
+        r->n_classes = 1;
+        r->classes = malloc(sizeof *r->classes);
+        if (!r->classes) return ts_fail(TS_E_NOMEM, "out of host memory");
+        r->classes[0] = i;
+        return TS_OK;
+    }
+    if (opt_list("--class", text, 0, m->c.num_classes - 1, &r->classes, &r->n_classes)) return TS_E_ARG;
+    return TS_OK;
+}
+
+static char *settings(const sample_options *o, const ts_generator *m, int64_t label, int64_t number)
+{
+    return ts_format("class %lld %s, picture %lld, seed %llu, cfg %g, top-k %lld, top-p %g, temperature %g, tokenizer %s, tessera "
+                     TS_VERSION, (long long)label, class_name(m, label), (long long)number, (unsigned long long)o->common.seed,
+                     o->cfg, (long long)o->top_k, o->top_p, o->temperature, m->tokenizer_hash);
+}
+
+static ts_status keep(sample_run *r, int64_t number, int64_t label, ts_image *im)
+{
+    if (r->grid) {
+        r->grid[number] = *im;
+        *im = (ts_image){ 0, 0, NULL };
+        return TS_OK;
+    }
+    char *text = settings(r->o, r->m, label, number), *file = ts_format("%06lld.png", (long long)number);
+    const char *const pair[1][2] = { { "parameters", text } };
+    ts_status st = text && file ? pictures_write(r->o->out, number, im, pair, r->o->no_metadata ? 0 : 1)
+                                : ts_fail(TS_E_NOMEM, "out of host memory");
+    if (st == TS_OK)
+        json_array_append_new(r->list, json_pack("{s:s,s:I,s:s}", "file", file, "class", (json_int_t)label, "name",
+                                                 class_name(r->m, label)));
+    free(text);
+    free(file);
+    ts_image_free(im);
+    return st;
+}
+
+static ts_status sample_batch(sample_run *r, int64_t first, int64_t B, int32_t *labels, float *images, ts_image *out)
+{
+    const sample_options *o = r->o;
+    for (int64_t b = 0; b < B; b++) labels[b] = (int32_t)r->classes[(first + b) / o->per_class];
+    ts_sampling s = { .seed = o->common.seed, .image0 = (uint64_t)first, .cfg = o->cfg, .temperature = o->temperature,
+                      .top_p = o->top_p, .top_k = (int)o->top_k };
+    TS_TRY(ts_generator_sample(r->m, r->t, labels, B, &s, NULL, images));
+    TS_TRY(pictures_from_float(out, images, B, r->t->c.image_size));
+    ts_status st = TS_OK;
+    for (int64_t b = 0; b < B; b++) {
+        if (st == TS_OK) st = keep(r, first + b, labels[b], &out[b]);
+        else ts_image_free(&out[b]);
+    }
+    return st;
+}
+
+static ts_status sample_all(sample_run *r)
+{
+    int64_t B = r->o->batch < r->total ? r->o->batch : r->total;
+    int64_t pixels = (int64_t)r->t->c.image_size * r->t->c.image_size * 3;
+    int32_t *labels = malloc((size_t)B * sizeof *labels);
+    float *images = malloc((size_t)(B * pixels) * sizeof *images);
+    ts_image *out = calloc((size_t)B, sizeof *out);
+    ts_status st = labels && images && out ? TS_OK : ts_fail(TS_E_NOMEM, "out of host memory");
+    ts_progress *progress = ts_progress_new("sample", "img", r->total, 0);
+    for (int64_t i = 0; i < r->total && st == TS_OK; i += B) {
+        int64_t n = i + B < r->total ? B : r->total - i;
+        st = sample_batch(r, i, n, labels, images, out);
+        ts_progress_set(progress, i + n, NULL);
+        if (st == TS_OK && ts_signals_stop())
+            st = ts_fail(TS_E_STOPPED, "stopped at picture %lld of %lld", (long long)(i + n), (long long)r->total);
+    }
+    ts_progress_free(progress);
+    free(labels);
+    free(images);
+    free(out);
+    return st;
+}
+
+static ts_status write_grid(sample_run *r)
+{
+    ts_image grid;
+    TS_TRY(ts_image_grid(&grid, r->grid, (int)r->total, (int)r->o->per_class, 2));
+    char *text = settings(r->o, r->m, r->classes[0], 0);
+    const char *const pair[1][2] = { { "parameters", text } };
+    ts_status st = text ? ts_image_write_png(r->o->out, &grid, pair, r->o->no_metadata ? 0 : 1)
+                        : ts_fail(TS_E_NOMEM, "out of host memory");
+    free(text);
+    ts_image_free(&grid);
+    return st;
+}
+
+static ts_status write_list(const sample_run *r)
+{
+    const sample_options *o = r->o;
+    json_t *all = json_pack("{s:I,s:f,s:I,s:f,s:f,s:s,s:O}", "seed", (json_int_t)o->common.seed, "cfg", o->cfg, "top_k",
+                            (json_int_t)o->top_k, "top_p", o->top_p, "temperature", o->temperature, "tokenizer",
+                            r->m->tokenizer_hash, "samples", r->list);
+    char *text = all ? json_dumps(all, JSON_INDENT(1)) : NULL, *path = ts_format("%s/samples.json", o->out);
+    ts_status st = text && path ? ts_file_replace(path, text, strlen(text)) : ts_fail(TS_E_NOMEM, "out of host memory");
+    free(text);
+    free(path);
+    json_decref(all);
+    return st;
+}
+
+/* A grid when out ends in .png, else a folder. */
+static ts_status sample_to(sample_run *r, int *lock)
+{
+    if (pictures_is_png(r->o->out)) {
+        if (r->total > 10000)
+            return ts_fail(TS_E_ARG, "%lld pictures are too many for one grid (10000); give a folder", (long long)r->total);
+        r->grid = calloc((size_t)r->total, sizeof *r->grid);
+        if (!r->grid) return ts_fail(TS_E_NOMEM, "out of host memory");
+        TS_TRY(sample_all(r));
+        return write_grid(r);
+    }
+    r->list = json_array();
+    TS_TRY(pictures_open_dir(lock, r->o->out));
+    TS_TRY(sample_all(r));
+    return write_list(r);
+}
+
+static ts_status sample(const sample_options *o)
+{
+    sample_run r = { .o = o };
+    ts_device *d = NULL;
+    int lock = -1;
+    ts_status st = common_device(&d, &o->common);
+    if (st == TS_OK) st = ts_tokenizer_load(&r.t, d, o->tokenizer);
+    if (st == TS_OK) st = ts_generator_load(&r.m, d, o->generator);
+    if (st == TS_OK) st = ts_generator_fits(r.m, r.t, o->tokenizer);
+    if (st == TS_OK) st = parse_classes(&r);
+    if (st == TS_E_ARG && r.m && !r.classes) { /* opt_list has said what is wrong */
+        ts_generator_free(r.m);
+        ts_tokenizer_free(r.t);
+        ts_device_close(d);
+        exit(2);
+    }
+    r.total = r.n_classes * o->per_class;
+    double start = ts_seconds();
+    if (st == TS_OK) st = sample_to(&r, &lock);
+    double seconds = ts_seconds() - start;
+    if (st == TS_OK && o->common.json)
+        printf("{\"pictures\": %lld, \"seconds\": %.3f, \"out\": \"%s\"}\n", (long long)r.total, seconds, o->out);
+    else if (st == TS_OK)
+        printf("%s: %lld pictures, %.1f pictures/s\n", o->out, (long long)r.total, (double)r.total / seconds);
+    for (int64_t i = 0; r.grid && i < r.total; i++) ts_image_free(&r.grid[i]);
+    free(r.grid);
+    free(r.classes);
+    json_decref(r.list);
+    ts_dir_unlock(lock);
+    ts_generator_free(r.m);
+    ts_tokenizer_free(r.t);
+    ts_device_close(d);
+    return st;
+}
+
+int cmd_sample(int argc, char **argv)
+{
+    sample_options o = { .per_class = 8, .batch = 8, .cfg = 1.5, .top_p = 1, .temperature = 1, .common = COMMON_DEFAULTS };
+    const opt_command command = { "sample", "--tokenizer T.safetensors --generator G.safetensors --out grid.png|DIR",
+                                  "Generate pictures. The same seed gives the same pictures whatever the batch size or thread "
+                                  "count.", 0, 0 };
+    const opt options[] = {
+        { .name = "tokenizer", .kind = OPT_STRING, .value = &o.tokenizer, .argument = "FILE", .required = 1, .help = "model file" },
+        { .name = "generator", .kind = OPT_STRING, .value = &o.generator, .argument = "FILE", .required = 1, .help = "model file" },
+        { .name = "class", .letter = 'c', .kind = OPT_STRING, .value = &o.classes, .argument = "LIST",
+          .help = "numbers such as 3,7,10-12, one class name, or all (default)" },
+        { .name = "out", .letter = 'o', .kind = OPT_STRING, .value = &o.out, .argument = "PATH", .required = 1,
+          .help = "FILE.png: a grid with a row per class; else a folder with 000000.png and on" },
+        { .name = "num", .letter = 'n', .kind = OPT_INT, .value = &o.per_class, .min = 1, .max = 1e9, .argument = "N",
+          .help = "pictures of each class" },
+        { .name = "batch", .letter = 'b', .kind = OPT_INT, .value = &o.batch, .min = 1, .max = 4096, .argument = "N",
+          .help = "pictures at a time" },
+        { .name = "cfg", .kind = OPT_FLOAT, .value = &o.cfg, .min = 0, .max = 100, .argument = "X",
+          .help = "classifier-free guidance at the last scale; 0: none" },
+        { .name = "top-k", .kind = OPT_INT, .value = &o.top_k, .min = 0, .max = 1 << 24, .argument = "N",
+          .help = "draw from the N likeliest only; 0: all, 1: greedy" },
+        { .name = "top-p", .kind = OPT_FLOAT, .value = &o.top_p, .min = 1e-6, .max = 1, .argument = "P",
+          .help = "draw from the likeliest that hold this probability; 1: all" },
+        { .name = "temperature", .kind = OPT_FLOAT, .value = &o.temperature, .min = 1e-3, .max = 100, .argument = "X",
+          .help = "logits are divided by it" },
+        { .name = "no-metadata", .kind = OPT_FLAG, .value = &o.no_metadata, .help = "leave the settings out of the PNG files" },
+        COMMON_OPTIONS(o.common),
+        { .name = NULL }
+    };
+    char **positional;
+    int n, code;
+    if (opt_parse(argc, argv, &command, options, &positional, &n, &code)) return code;
+    ts_signals_install();
+    return report(sample(&o));
+}

@@ -1,0 +1,20 @@
+/* pictures.h - what commands share about pictures on their way in and out. */
+#ifndef TS_PICTURES_H
+#define TS_PICTURES_H
+
+#include "host/dataset.h"
+#include "models/tokenizer.h"
+
+/* Float pictures (B,side,side,3) in [-1,1] to images; each is freed with ts_image_free. */
+ts_status pictures_from_float(ts_image *out, const float *x, int64_t B, int side);
+
+/* DIR/000000.png and on: number n. text as in ts_image_write_png. */
+ts_status pictures_write(const char *dir, int64_t n, const ts_image *im, const char *const (*text)[2], int n_text);
+
+/* Does path name a PNG file (by its ending), not a folder? */
+int pictures_is_png(const char *path);
+
+/* An output folder: made if missing, locked; TS_E_BUSY if it holds PNG files already. */
+ts_status pictures_open_dir(int *lock, const char *dir);
+
+#endif
