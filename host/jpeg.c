@@ -12,7 +12,13 @@
 
 #include "host/codec.h"
 
-enum { MAX_SCANS = 100 }; /* a progressive file has about ten; each one costs a pass over the whole picture */
+enum {
+    MAX_SCANS = 100, /* a progressive file has about ten; each one costs a pass over the whole picture */
+    /* Pixels for which there must be a byte: Huffman coding spends at least one bit on a block, and at the strangest
+     * subsampling a block covers 256 pixels. Arithmetic coding can go far below a bit. */
+    HUFFMAN_RATIO = 2048,
+    ARITHMETIC_RATIO = 100 * HUFFMAN_RATIO
+};
 
 typedef struct {
     struct jpeg_decompress_struct cinfo;
@@ -32,7 +38,9 @@ static _Noreturn void on_error(j_common_ptr cinfo)
 static void on_message(j_common_ptr cinfo, int level)
 {
     jpeg_context *c = cinfo->client_data;
-    if (level < 0 && cinfo->err->msg_code == JWRN_JPEG_EOF) c->truncated = 1;
+    if (level >= 0 || cinfo->err->msg_code != JWRN_JPEG_EOF) return;
+    c->truncated = 1;
+    longjmp(c->back, 1);
 }
 
 static void count_scans(j_common_ptr cinfo)
@@ -68,12 +76,16 @@ static void cmyk_to_rgb(uint8_t *rgb, const uint8_t *cmyk, int width)
 }
 
 /* Leaves by longjmp on any error of libjpeg; *im and c->cmyk are then freed by the caller. */
-static ts_status read_picture(jpeg_context *c, ts_image *im, const char *name)
+static ts_status read_picture(jpeg_context *c, ts_image *im, const char *name, size_t n)
 {
     struct jpeg_decompress_struct *d = &c->cinfo;
     jpeg_read_header(d, TRUE);
     if (d->num_components != 1 && d->num_components != 3 && d->num_components != 4)
         return ts_fail(TS_E_DATA, "%s: a JPEG with %d components; 1, 3 and 4 are read", name, d->num_components);
+    uint64_t pixels = (uint64_t)d->image_width * d->image_height;
+    if (pixels / (d->arith_code ? ARITHMETIC_RATIO : HUFFMAN_RATIO) > n)
+        return ts_fail(TS_E_DATA, "%s: not a whole JPEG: %zu bytes cannot hold %u x %u pixels", name, n, d->image_width,
+                       d->image_height);
     TS_TRY(ts_image_alloc(im, d->image_width, d->image_height, name));
     d->out_color_space = d->num_components == 4 ? JCS_CMYK : JCS_RGB;
     if (d->num_components == 4 && !(c->cmyk = malloc((size_t)im->width * 4)))
@@ -84,16 +96,15 @@ static ts_status read_picture(jpeg_context *c, ts_image *im, const char *name)
         JSAMPROW to = c->cmyk ? c->cmyk : row;
         jpeg_read_scanlines(d, &to, 1);
         if (c->cmyk) cmyk_to_rgb(row, c->cmyk, im->width);
-        if (c->truncated) break;
     }
-    if (!c->truncated) jpeg_finish_decompress(d);
-    if (c->truncated) return ts_fail(TS_E_DATA, "%s: damaged JPEG: the file ends too early", name);
+    jpeg_finish_decompress(d);
     return TS_OK;
 }
 
 static ts_status report(jpeg_context *c, const char *name)
 {
     char message[JMSG_LENGTH_MAX];
+    if (c->truncated) return ts_fail(TS_E_DATA, "%s: damaged JPEG: the file ends too early", name);
     if (c->too_many_scans) return ts_fail(TS_E_DATA, "%s: a JPEG of more than %d scans", name, MAX_SCANS);
     c->err.format_message((j_common_ptr)&c->cinfo, message);
     if (c->err.msg_code == JERR_OUT_OF_MEMORY) return ts_fail(TS_E_NOMEM, "%s: out of memory", name);
@@ -114,7 +125,7 @@ ts_status ts_jpeg_decode(ts_image *im, const char *name, const uint8_t *bytes, s
         c.progress.progress_monitor = count_scans;
         c.cinfo.progress = &c.progress;
         jpeg_mem_src(&c.cinfo, bytes, n);
-        st = read_picture(&c, im, name);
+        st = read_picture(&c, im, name, n);
     } else {
         st = report(&c, name);
     }

@@ -65,6 +65,7 @@ static const struct {
     const char *name, *says;
 } BAD[] = {
     { "bad_bomb.png", "180 bytes cannot hold 12000 x 12000" },
+    { "bad_bomb.jpg", "1055 bytes cannot hold 13000 x 13000" },
     { "bad_components.jpg", "2 components" },
     { "bad_crc.png", "damaged PNG" },
     { "bad_cut.jpg", "ends too early" },

@@ -135,6 +135,7 @@ def make_broken():
     write("bad_bomb.png", png(8, RGB, samples(8, 3, 82)[:1], size=(12000, 12000)))
     at = j.index(b"\xff\xc0") + 5
     write("bad_huge.jpg", j[:at] + struct.pack(">HH", 65500, 65500) + j[at + 4:])
+    write("bad_bomb.jpg", j[:at] + struct.pack(">HH", 13000, 13000) + j[at + 4:])
     write("bad_zero.png", png(8, RGB, samples(8, 3, 83), size=(0, 5)))
     write("bad_no_palette.png", png(8, PALETTE, samples(8, 1, 84)))
     write("bad_text.png", b"this is not a picture\n")
