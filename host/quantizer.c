@@ -48,14 +48,14 @@ ts_status ts_fsq_init(ts_fsq *q, ts_fsq_bound bound, const int32_t *level, int D
 }
 
 /* The nearest of S ticks to k/(K-1); the first minimum wins. Ties are real (K = 3, S = 2), so the ticks are rounded as
- * the published model rounds them: start + j*step, and exactly the end for the last one. */
+ * the published model rounds them: start + j*step. */
 static int32_t nearest_tick(int k, int K, int S)
 {
-    double start = S == 4 ? 1 / 3.0 / S : 1 / 2.0 / S, end = 1 - start, step = S > 1 ? (end - start) / (S - 1) : 0;
+    double start = S == 4 ? 1 / 3.0 / S : 1 / 2.0 / S, step = S > 1 ? (1 - start - start) / (S - 1) : 0;
     double at = (double)k / (K > 1 ? K - 1 : 1), best = 2;
     int32_t found = 0;
     for (int j = 0; j < S; j++) {
-        double tick = j > 0 && j == S - 1 ? end : start + j * step;
+        double tick = start + j * step;
         if (fabs(tick - at) < best) {
             best = fabs(tick - at);
             found = j;

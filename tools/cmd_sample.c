@@ -24,6 +24,7 @@ typedef struct {
     ts_generator *m;
     int64_t *classes; /* as asked for */
     int n_classes;
+    int said; /* what is wrong with --class stands on stderr already */
     int64_t total;
     ts_image *grid; /* all pictures, for --out grid.png; else NULL */
     json_t *list;   /* samples.json, for --out DIR; else NULL */
@@ -53,8 +54,8 @@ static ts_status parse_classes(sample_run *r)
         r->classes[0] = i;
         return TS_OK;
     }
-    if (opt_list("--class", text, 0, m->c.num_classes - 1, &r->classes, &r->n_classes)) return TS_E_ARG;
-    return TS_OK;
+    r->said = opt_list("--class", text, 0, m->c.num_classes - 1, &r->classes, &r->n_classes);
+    return r->said ? TS_E_ARG : TS_OK;
 }
 
 static char *settings(const sample_options *o, const ts_generator *m, int64_t label, int64_t number)
@@ -167,7 +168,7 @@ static ts_status sample_to(sample_run *r, int *lock)
     return write_list(r);
 }
 
-static ts_status sample(const sample_options *o)
+static int sample(const sample_options *o)
 {
     sample_run r = { .o = o };
     ts_device *d = NULL;
@@ -177,12 +178,6 @@ static ts_status sample(const sample_options *o)
     if (st == TS_OK) st = ts_generator_load(&r.m, d, o->generator);
     if (st == TS_OK) st = ts_generator_fits(r.m, r.t, o->tokenizer);
     if (st == TS_OK) st = parse_classes(&r);
-    if (st == TS_E_ARG && r.m && !r.classes) { /* opt_list has said what is wrong */
-        ts_generator_free(r.m);
-        ts_tokenizer_free(r.t);
-        ts_device_close(d);
-        exit(2);
-    }
     r.total = r.n_classes * o->per_class;
     double start = ts_seconds();
     if (st == TS_OK) st = sample_to(&r, &lock);
@@ -199,7 +194,7 @@ static ts_status sample(const sample_options *o)
     ts_generator_free(r.m);
     ts_tokenizer_free(r.t);
     ts_device_close(d);
-    return st;
+    return r.said ? ts_exit_code(st) : report(st);
 }
 
 int cmd_sample(int argc, char **argv)
@@ -235,5 +230,5 @@ int cmd_sample(int argc, char **argv)
     int n, code;
     if (opt_parse(argc, argv, &command, options, &positional, &n, &code)) return code;
     ts_signals_install();
-    return report(sample(&o));
+    return sample(&o);
 }

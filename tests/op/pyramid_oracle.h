@@ -44,12 +44,14 @@ static inline o_axis o_bicubic(int from, int to)
 /* y (to,to,D) = a x a^T, both axes */
 static inline void o_apply(double *y, const double *x, const o_axis *a, int D)
 {
-    for (int n = 0; n < a->to * a->to * D; n++) {
-        int i = n / (a->to * D), j = n / D % a->to;
-        y[n] = 0;
-        for (int v = 0; v < a->from; v++) {
-            if (a->m[i][v] == 0) continue;
-            for (int u = 0; u < a->from; u++) y[n] += a->m[i][v] * a->m[j][u] * x[(v * a->from + u) * D + n % D];
+    for (int i = 0; i < a->to; i++) {
+        for (int j = 0; j < a->to; j++) {
+            double *to = y + (i * a->to + j) * D;
+            for (int d = 0; d < D; d++) to[d] = 0;
+            for (int v = 0; v < a->from * a->from; v++) {
+                const double w = a->m[i][v / a->from] * a->m[j][v % a->from];
+                for (int d = 0; d < D && w != 0; d++) to[d] += w * x[v * D + d];
+            }
         }
     }
 }

@@ -26,6 +26,7 @@ static const rf_case CASES[] = {
     { 2, 1, 1, 2, 0, 1, { 1, 5 }, { 5, 3 }, 0.7 },
     { 1, 1, -1, 5, 0, 2, { 4 }, { 7, 5, 5, 5, 5 }, 1.0 },
     { 1, 1, 1, 1, 0, 1, { 1 }, { 3 }, 1.0 },
+    { 2, 2, 1, 2, 0, 19, { 1, 2 }, { 5, 7 }, 1.0 }, /* more images than chunks of backward */
     { 3, 3, 2, 16, 0, 1, { 1, 3, 4 }, { 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3 }, 0.7 },
 };
 
@@ -330,11 +331,11 @@ static void run_backward(const ts_backend *be, ts_stream *s, const rf_case *c, f
     for (int i = 0; i < n_gain; i++) v.gain[i] = m->h_gain[i];
     memcpy(v.w, m->phi.w, sizeof v.w);
     memcpy(v.b, m->phi.b, sizeof v.b);
-    check_differences("df", T_F(df), v.f, all, all / 60 + 1, m, &p, &v);
+    check_differences("df", T_F(df), v.f, all, all / 40 + 1, m, &p, &v);
     check_differences("dlog_gain", added(dgain, t_normals(n_gain, 0.01, 10), n_gain), v.gain, n_gain, 1, m, &p, &v);
     for (int j = 0; j < S; j++) {
         const int n = 9 * D * D;
-        check_differences("dphi.w", added(dw[j], t_normals(n, 0.01, 11), n), v.w[j], n, n / 50 + 1, m, &p, &v);
+        check_differences("dphi.w", added(dw[j], t_normals(n, 0.01, 11), n), v.w[j], n, n / 25 + 1, m, &p, &v);
         check_differences("dphi.b", added(db[j], t_normals(D, 0.01, 12), D), v.b[j], D, 1, m, &p, &v);
     }
 }
@@ -397,7 +398,7 @@ T_TEST(every_index_returns)
     }
 }
 
-/* NaN must neither leave the codebook nor go unseen. */
+/* NaN must neither leave the codebook (it is digit 0) nor go unseen. */
 T_TEST(nan_is_seen)
 {
     static const rf_case c = { 2, 2, 1, 2, 0, 1, { 1, 2 }, { 5, 5 }, 1 };
@@ -405,6 +406,7 @@ T_TEST(nan_is_seen)
     m->h_f[3] = NAN;
     forward(be, s, m);
     for (int t = 0; t < m->T; t++) T_TRUE(T_I(m->idx)[t] >= 0 && T_I(m->idx)[t] < m->q.V);
+    T_TRUE(T_I(m->idx)[0] / 5 == 0 && T_I(m->idx)[1 + 1] / 5 == 0);
     T_TRUE(isnan(T_F(m->stats)[0]) && isnan(T_F(m->stats)[2]));
 }
 
