@@ -130,13 +130,9 @@ static void check_all(const ts_backend *be, ts_stream *s, ts_math math)
     }
 }
 
-T_TEST(products_in_float32)
+T_TEST(both_kinds_of_product_on_one_stream)
 {
     check_all(be, s, TS_MATH_F32);
-}
-
-T_TEST(products_in_bfloat16)
-{
     check_all(be, s, TS_MATH_BF16);
 }
 
@@ -276,8 +272,7 @@ int main(void)
 {
     Suite *u = t_suite("op_conv2d");
     T_ADD1(u, oracle_gradient_is_the_slope);
-    T_ADD(u, products_in_float32);
-    T_ADD(u, products_in_bfloat16);
+    T_ADD(u, both_kinds_of_product_on_one_stream);
     T_ADD1(u, bfloat16_without_the_instructions);
     T_ADD(u, a_single_weight_shifts);
     T_ADD(u, no_images);

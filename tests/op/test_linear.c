@@ -143,13 +143,9 @@ T_TEST(oracle_gradient_is_the_slope)
     check_slopes(w, 20, dw, dy, x, w, &l);
 }
 
-T_TEST(products_in_float32)
+T_TEST(both_kinds_of_product_on_one_stream)
 {
     check_all(be, s, TS_MATH_F32);
-}
-
-T_TEST(products_in_bfloat16)
-{
     check_all(be, s, TS_MATH_BF16);
 }
 
@@ -250,8 +246,7 @@ int main(void)
 {
     Suite *u = t_suite("op_linear");
     T_ADD1(u, oracle_gradient_is_the_slope);
-    T_ADD(u, products_in_float32);
-    T_ADD(u, products_in_bfloat16);
+    T_ADD(u, both_kinds_of_product_on_one_stream);
     T_ADD1(u, bfloat16_without_the_instructions);
     T_ADD(u, bfloat16_rounds_to_even);
     T_ADD(u, not_a_number_and_infinity_stay_in_their_row);
