@@ -193,3 +193,20 @@ ts_status ts_image_grid(ts_image *out, const ts_image *pictures, int n, int colu
     }
     return TS_OK;
 }
+
+ts_status ts_image_zoom(ts_image *im, int factor)
+{
+    if (factor < 1) return ts_fail(TS_E_ARG, "zoom %d: 1 or more is possible", factor);
+    ts_image out;
+    TS_TRY(ts_image_alloc(&out, (int64_t)im->width * factor, (int64_t)im->height * factor, "zoomed picture"));
+    size_t row = (size_t)out.width * 3;
+    for (int y = 0; y < im->height; y++) {
+        const uint8_t *from = im->rgb + (size_t)y * (size_t)im->width * 3;
+        uint8_t *first = out.rgb + (size_t)y * (size_t)factor * row;
+        for (int x = 0; x < out.width; x++) memcpy(first + (size_t)x * 3, from + (size_t)(x / factor) * 3, 3);
+        for (int i = 1; i < factor; i++) memcpy(first + (size_t)i * row, first, row);
+    }
+    ts_image_free(im);
+    *im = out;
+    return TS_OK;
+}

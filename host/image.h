@@ -50,4 +50,7 @@ ts_status ts_image_encode_png(const ts_image *im, const char *const (*text)[2], 
 /* Lay n pictures of equal size out in rows of `columns` (at most n), with `gap` white pixels between and around. */
 ts_status ts_image_grid(ts_image *out, const ts_image *pictures, int n, int columns, int gap);
 
+/* Every pixel becomes a square of factor x factor, in place. TS_E_ARG for a factor below 1. */
+ts_status ts_image_zoom(ts_image *im, int factor);
+
 #endif

@@ -11,6 +11,7 @@
 typedef struct {
     const char *tokenizer, *out;
     int preprocess;
+    int64_t zoom;
     common_options common;
 } reconstruct_options;
 
@@ -49,6 +50,7 @@ static ts_status reconstruct_all(ts_tokenizer *t, const ts_dataset *data, const 
         if (st == TS_OK) printf("%s: %.2f dB\n", ts_dataset_name(data, i), psnr);
     }
     if (st == TS_OK) st = ts_image_grid(&grid, all, (int)(n * columns), columns, 2);
+    if (st == TS_OK) st = ts_image_zoom(&grid, (int)o->zoom);
     if (st == TS_OK) st = ts_image_write_png(o->out, &grid, NULL, 0);
     if (st == TS_OK)
         printf("%s: input, result, then the sum after each of %d scales; mean PSNR %.2f dB\n", o->out, t->q.p.K, sum / (double)n);
@@ -75,7 +77,7 @@ static ts_status reconstruct(const reconstruct_options *o, char **inputs, int n)
 
 int cmd_reconstruct(int argc, char **argv)
 {
-    reconstruct_options o = { .common = COMMON_DEFAULTS };
+    reconstruct_options o = { .zoom = 1, .common = COMMON_DEFAULTS };
     const opt_command command = { "reconstruct", "--tokenizer T.safetensors --out grid.png IMAGE...",
                                   "Show what a tokenizer keeps: a row per picture with the input, the result, and the result after "
                                   "every scale.", 1, -1 };
@@ -84,6 +86,8 @@ int cmd_reconstruct(int argc, char **argv)
         { .name = "out", .kind = OPT_STRING, .value = &o.out, .argument = "FILE", .required = 1, .help = "PNG file to write" },
         { .name = "preprocess", .kind = OPT_CHOICE, .value = &o.preprocess, .choices = PREPROCESS_CHOICES,
           .help = PREPROCESS_HELP },
+        { .name = "zoom", .kind = OPT_INT, .value = &o.zoom, .min = 1, .max = 16, .argument = "N",
+          .help = "enlarge the grid: a pixel becomes N x N" },
         COMMON_OPTIONS(o.common),
         { .name = NULL }
     };

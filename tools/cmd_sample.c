@@ -12,7 +12,7 @@
 
 typedef struct {
     const char *tokenizer, *generator, *classes, *out;
-    int64_t per_class, batch, top_k;
+    int64_t per_class, batch, top_k, zoom;
     double cfg, top_p, temperature;
     int no_metadata;
     common_options common;
@@ -29,11 +29,6 @@ typedef struct {
     ts_image *grid; /* all pictures, for --out grid.png; else NULL */
     json_t *list;   /* samples.json, for --out DIR; else NULL */
 } sample_run;
-
-static const char *class_name(const ts_generator *m, int64_t i)
-{
-    return m->classes && i < m->c.num_classes ? m->classes[i] : "";
-}
 
 /* "3,7,10-12", or names of the classes the model carries, or "all". */
 static ts_status parse_classes(sample_run *r)
@@ -61,7 +56,7 @@ static ts_status parse_classes(sample_run *r)
 static char *settings(const sample_options *o, const ts_generator *m, int64_t label, int64_t number)
 {
     return ts_format("class %lld %s, picture %lld, seed %llu, cfg %g, top-k %lld, top-p %g, temperature %g, tokenizer %s, tessera "
-                     TS_VERSION, (long long)label, class_name(m, label), (long long)number, (unsigned long long)o->common.seed,
+                     TS_VERSION, (long long)label, ts_generator_class_name(m, (int)label), (long long)number, (unsigned long long)o->common.seed,
                      o->cfg, (long long)o->top_k, o->top_p, o->temperature, m->tokenizer_hash);
 }
 
@@ -78,7 +73,7 @@ static ts_status keep(sample_run *r, int64_t number, int64_t label, ts_image *im
                                 : ts_fail(TS_E_NOMEM, "out of host memory");
     if (st == TS_OK)
         json_array_append_new(r->list, json_pack("{s:s,s:I,s:s}", "file", file, "class", (json_int_t)label, "name",
-                                                 class_name(r->m, label)));
+                                                 ts_generator_class_name(r->m, (int)label)));
     free(text);
     free(file);
     ts_image_free(im);
@@ -128,10 +123,11 @@ static ts_status write_grid(sample_run *r)
 {
     ts_image grid;
     TS_TRY(ts_image_grid(&grid, r->grid, (int)r->total, (int)r->o->per_class, 2));
+    ts_status st = ts_image_zoom(&grid, (int)r->o->zoom);
     char *text = settings(r->o, r->m, r->classes[0], 0);
     const char *const pair[1][2] = { { "parameters", text } };
-    ts_status st = text ? ts_image_write_png(r->o->out, &grid, pair, r->o->no_metadata ? 0 : 1)
-                        : ts_fail(TS_E_NOMEM, "out of host memory");
+    if (!text) st = ts_fail(TS_E_NOMEM, "out of host memory");
+    if (st == TS_OK) st = ts_image_write_png(r->o->out, &grid, pair, r->o->no_metadata ? 0 : 1);
     free(text);
     ts_image_free(&grid);
     return st;
@@ -199,7 +195,7 @@ static int sample(const sample_options *o)
 
 int cmd_sample(int argc, char **argv)
 {
-    sample_options o = { .per_class = 8, .batch = 8, .cfg = 1.5, .top_p = 1, .temperature = 1, .common = COMMON_DEFAULTS };
+    sample_options o = { .per_class = 8, .batch = 8, .zoom = 1, .cfg = 1.5, .top_p = 1, .temperature = 1, .common = COMMON_DEFAULTS };
     const opt_command command = { "sample", "--tokenizer T.safetensors --generator G.safetensors --out grid.png|DIR",
                                   "Generate pictures. The same seed gives the same pictures whatever the batch size or thread "
                                   "count.", 0, 0 };
@@ -222,6 +218,8 @@ int cmd_sample(int argc, char **argv)
           .help = "draw from the likeliest that hold this probability; 1: all" },
         { .name = "temperature", .kind = OPT_FLOAT, .value = &o.temperature, .min = 1e-3, .max = 100, .argument = "X",
           .help = "logits are divided by it" },
+        { .name = "zoom", .kind = OPT_INT, .value = &o.zoom, .min = 1, .max = 16, .argument = "N",
+          .help = "enlarge the grid: a pixel becomes N x N" },
         { .name = "no-metadata", .kind = OPT_FLAG, .value = &o.no_metadata, .help = "leave the settings out of the PNG files" },
         COMMON_OPTIONS(o.common),
         { .name = NULL }

@@ -283,6 +283,23 @@ T_TEST(grid)
     ts_image_free(NULL);
 }
 
+T_TEST(zoom)
+{
+    (void)be, (void)s;
+    ts_image im = t_picture(5, 3, 1), one = t_picture(5, 3, 1);
+    T_OK(ts_image_zoom(&im, 1));
+    t_same_image("zoom 1", &im, &one);
+    T_OK(ts_image_zoom(&im, 4));
+    T_EQI(im.width, 20);
+    T_EQI(im.height, 12);
+    for (int i = 0; i < 20 * 12; i++) ck_assert_mem_eq(im.rgb + i * 3, one.rgb + (i / 20 / 4 * 5 + i % 20 / 4) * 3, 3);
+    T_STATUS(TS_E_ARG, ts_image_zoom(&im, 0));
+    T_STATUS(TS_E_DATA, ts_image_zoom(&im, 1 << 20)); /* larger than a picture may be */
+    T_EQI(im.width, 20);
+    ts_image_free(&im);
+    ts_image_free(&one);
+}
+
 int main(void)
 {
     Suite *u = t_suite("image");
@@ -294,5 +311,6 @@ int main(void)
     T_ADD1(u, png_text);
     T_ADD1(u, to_and_from_float);
     T_ADD1(u, grid);
+    T_ADD1(u, zoom);
     return t_run(u);
 }
