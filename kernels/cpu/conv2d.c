@@ -72,11 +72,9 @@ static ts_status plan(ts_stream *s, dnn_plan **p, dnn_pass pass, const ts_conv2d
                             c->pad_hi } };
     if ((*p = dnn_find(s, &key))) return TS_OK;
 
+    static const char *const NAME[] = { [DNN_CONV_FWD] = "fwd", [DNN_CONV_DX] = "dx", [DNN_CONV_DW] = "dw" };
     char what[160];
-    snprintf(what, sizeof what, "conv2d %s of B=%lld Y=%lld X=%lld C=%lld O=%lld k=%d stride=%d pad=%d,%d",
-             pass == DNN_CONV_FWD  ? "fwd"
-             : pass == DNN_CONV_DX ? "dx"
-                                   : "dw",
+    snprintf(what, sizeof what, "conv2d %s of B=%lld Y=%lld X=%lld C=%lld O=%lld k=%d stride=%d pad=%d,%d", NAME[pass],
              (long long)c->B, (long long)c->Y, (long long)c->X, (long long)c->C, (long long)c->O, c->k, c->stride,
              c->pad_lo, c->pad_hi);
     const request q = { pass, bias, c };
