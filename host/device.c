@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { NAME = 32 };
+static const size_t MOST = (size_t)1 << 52; /* bytes of a block: sizes beyond are sums gone wrong */
+
 /* Four classes to each power of two, so at most a fifth of a block is unused. */
 static int size_class(size_t bytes, size_t *rounded)
 {
@@ -20,7 +23,7 @@ static int size_class(size_t bytes, size_t *rounded)
 ts_block *ts_block_get(ts_device *d, size_t bytes)
 {
     size_t rounded;
-    int c = size_class(bytes, &rounded);
+    int c = bytes <= MOST ? size_class(bytes, &rounded) : TS_SIZE_CLASSES;
     if (c >= TS_SIZE_CLASSES) {
         ts_fail(TS_E_NOMEM, "%zu bytes of device memory were asked for", bytes);
         return NULL;
@@ -79,19 +82,30 @@ void ts_device_trim(ts_device *d)
         }
 }
 
-ts_status ts_device_open(ts_device **out, const char *spec, int threads, ts_math math)
+/* "NAME" or "NAME:N" to name and index; "auto" takes no number. */
+static ts_status parse(const char *spec, char name[NAME], int *index)
 {
-    char name[32];
-    size_t n = strcspn(spec, ":");
-    int index = spec[n] == ':' ? atoi(spec + n + 1) : 0;
-    if (n >= sizeof name) n = sizeof name - 1;
+    size_t n = strcspn(spec, ":"), digits = spec[n] ? strspn(spec + n + 1, "0123456789") : 0;
+    int numbered = spec[n] == ':';
+    *index = numbered && digits <= 4 ? atoi(spec + n + 1) : 0;
+    if (n >= NAME || (numbered && (digits < 1 || digits > 4 || spec[n + 1 + digits])) ||
+        (numbered && strncmp(spec, "auto", n) == 0))
+        return ts_fail(TS_E_ARG, "device '%s' is unknown; expected auto, cpu or cuda[:N]", spec);
     memcpy(name, spec, n);
     name[n] = '\0';
     if (strcmp(name, "auto") == 0) strcpy(name, ts_backend_get("cuda") ? "cuda" : "cpu");
+    return TS_OK;
+}
+
+ts_status ts_device_open(ts_device **out, const char *spec, int threads, ts_math math)
+{
+    char name[NAME];
+    int index;
+    TS_TRY(parse(spec, name, &index));
     const ts_backend *be = ts_backend_get(name);
     if (!be) {
         if (strcmp(name, "cuda") == 0) return ts_fail(TS_E_DEVICE, "device %s: this build has no CUDA backend", spec);
-        return ts_fail(TS_E_ARG, "device %s is unknown; expected auto, cpu or cuda[:N]", spec);
+        return ts_fail(TS_E_ARG, "device '%s' is unknown; expected auto, cpu or cuda[:N]", spec);
     }
     ts_device *d = calloc(1, sizeof *d);
     if (!d) return ts_fail(TS_E_NOMEM, "out of host memory");

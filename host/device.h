@@ -7,6 +7,7 @@
 #define TS_DEVICE_H
 
 #include "tessera/backend.h"
+#include "tessera/tessera.h"
 
 typedef struct ts_block {
     void *p; /* device memory */
@@ -17,18 +18,16 @@ typedef struct ts_block {
 
 enum { TS_SIZE_CLASSES = 4 * 48 };
 
-typedef struct ts_device {
+struct ts_device {
     const ts_backend *be;
     ts_stream *s;
     ts_math math; /* how matrix products and convolutions of this device multiply */
     ts_block *spare[TS_SIZE_CLASSES];
     size_t in_use, peak, held; /* bytes handed out, their maximum, and bytes taken from the system */
-} ts_device;
+};
 
-/* spec: "auto", "cpu", "cuda", "cuda:N" or the name of any backend of this build. threads: CPU threads, 0 for all.
- * TS_E_ARG for an unknown name, TS_E_DEVICE if the device is not there. */
-ts_status ts_device_open(ts_device **d, const char *spec, int threads, ts_math math);
-void ts_device_close(ts_device *d); /* all blocks must have been dropped; NULL is fine */
+/* ts_device_open and ts_device_close stand in tessera/tessera.h; besides the names said there, open takes that of any backend of
+ * this build. All blocks must have been dropped before close. */
 
 /* A block of at least `bytes`, with one reference; NULL when memory is out (the reason is in ts_error()). */
 ts_block *ts_block_get(ts_device *d, size_t bytes);

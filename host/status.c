@@ -1,5 +1,5 @@
 /* status.c - the last error line of each thread. Contract: tessera/status.h. */
-#include "tessera/status.h"
+#include "tessera/tessera.h"
 
 #include <stdarg.h>
 #include <stdio.h>

@@ -74,6 +74,16 @@ void ts_generator_free(ts_generator *m)
     free(m);
 }
 
+int ts_generator_classes(const ts_generator *m)
+{
+    return m->c.num_classes;
+}
+
+const char *ts_generator_class_name(const ts_generator *m, int i)
+{
+    return m->classes && i >= 0 && i < m->c.num_classes ? m->classes[i] : "";
+}
+
 ts_status ts_generator_set_classes(ts_generator *m, const char *const *names)
 {
     if (!names) return TS_OK;
@@ -245,6 +255,26 @@ ts_tensor *generator_loss(ts_graph *g, const ts_generator *m, ts_tensor *logits,
                          per_token(g, &m->p, 0), &m->digits, 1);
 }
 
+ts_status ts_generator_bits(ts_generator *m, ts_tokenizer *t, const int32_t *tokens, const int32_t *labels, int64_t B,
+                            double *bits)
+{
+    ts_graph *g = m->g;
+    int64_t per = m->c.head == TS_HEAD_DIGITS ? m->c.D : 1;
+    float *loss = malloc((size_t)(B * m->p.T * per) * sizeof *loss);
+    if (!loss) return ts_fail(TS_E_NOMEM, "out of host memory");
+    ts_graph_reset(g);
+    ts_tensor *input = generator_input(g, &t->q, tokens, B);
+    tg_download(g, loss, generator_loss(g, m, generator_logits(g, m, labels, B, input, NULL), tokens, B));
+    ts_status st = ts_graph_status(g);
+    for (int64_t b = 0; b < B && st == TS_OK; b++)
+        for (int k = 0; k < m->p.K; k++)
+            for (int64_t i = (b * m->p.T + m->p.start[k]) * per; i < (b * m->p.T + m->p.start[k + 1]) * per; i++)
+                bits[k] += loss[i] / log(2);
+    free(loss);
+    ts_graph_reset(g);
+    return st;
+}
+
 /* --- sampling --- */
 
 ts_status ts_sampling_check(const ts_sampling *o)
@@ -330,6 +360,10 @@ ts_status ts_generator_sample(ts_generator *m, ts_tokenizer *t, const int32_t *l
                               int32_t *tokens, float *images)
 {
     TS_TRY(ts_sampling_check(o));
+    TS_TRY(ts_generator_fits(m, t, "tokenizer"));
+    for (int64_t b = 0; b < B; b++)
+        if (labels[b] < 0 || labels[b] >= m->c.num_classes)
+            return ts_fail(TS_E_ARG, "class %d, expected 0 to %d", labels[b], m->c.num_classes - 1);
     int guided = o->cfg > 0;
     int32_t *all = malloc((size_t)(2 * B) * sizeof *all);
     if (!all) return ts_fail(TS_E_NOMEM, "out of host memory");

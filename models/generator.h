@@ -12,7 +12,7 @@
 #include "models/tokenizer.h"
 #include "models/transformer.h"
 
-typedef struct ts_generator {
+struct ts_generator {
     ts_generator_config c;
     ts_device *d;
     ts_params *params;
@@ -26,11 +26,9 @@ typedef struct ts_generator {
     ts_tensor *digit_bias, *digit_embed, *digit_weight, *digit_logit;
     char tokenizer_hash[17]; /* of the tokenizer it was trained with, "" if unknown */
     char **classes;          /* num_classes names, or NULL */
-} ts_generator;
+};
 
 ts_status ts_generator_new(ts_generator **m, ts_device *d, const ts_generator_config *c, int training, uint64_t seed);
-ts_status ts_generator_load(ts_generator **m, ts_device *d, const char *path);
-void ts_generator_free(ts_generator *m); /* NULL is fine */
 ts_status ts_generator_save(const ts_generator *m, const char *path, ts_buffer buffer, ts_st_dtype dtype);
 
 /* Do the two models belong together? Scales, codes and channels, and the hash where both are known. TS_E_DATA says what differs. */
@@ -47,18 +45,11 @@ ts_tensor *generator_logits(ts_graph *g, const ts_generator *m, const int32_t *l
 /* Mean cross-entropy over all tokens; returns the loss of each token (B*T), or of each digit (B*T,D). */
 ts_tensor *generator_loss(ts_graph *g, const ts_generator *m, ts_tensor *logits, const int32_t *tokens_BT, int64_t B);
 
-typedef struct {
-    uint64_t seed, image0; /* number of the first picture of the batch */
-    double cfg, temperature, top_p;
-    int top_k;
-} ts_sampling;
+/* How many bits the model needs for each scale of these pictures: sums over the batch, added to bits[K]. Host arrays. */
+ts_status ts_generator_bits(ts_generator *m, ts_tokenizer *t, const int32_t *tokens_BT, const int32_t *labels, int64_t B,
+                            double *bits);
 
 /* TS_E_ARG if a setting is out of range. */
 ts_status ts_sampling_check(const ts_sampling *o);
-
-/* Sample B pictures of the given classes: tokens (B,T) and images (B,Y,X,3), each may be NULL. partial: as in
- * ts_tokenizer_reconstruct. */
-ts_status ts_generator_sample(ts_generator *m, ts_tokenizer *t, const int32_t *labels, int64_t B, const ts_sampling *o,
-                              int32_t *tokens, float *images);
 
 #endif

@@ -6,6 +6,26 @@
 
 #include "host/file.h"
 
+const char *ts_version(void)
+{
+    return TS_VERSION;
+}
+
+int ts_tokenizer_image_size(const ts_tokenizer *t)
+{
+    return t->c.image_size;
+}
+
+int ts_tokenizer_tokens(const ts_tokenizer *t)
+{
+    return t->q.p.T;
+}
+
+int ts_tokenizer_codes(const ts_tokenizer *t)
+{
+    return t->c.q.V;
+}
+
 static ts_status build(ts_tokenizer **out, ts_device *d, const ts_tokenizer_config *c, int training)
 {
     ts_tokenizer *t = calloc(1, sizeof *t);

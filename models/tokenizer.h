@@ -12,8 +12,9 @@
 #include "models/autoencoder.h"
 #include "models/config.h"
 #include "models/quantizer.h"
+#include "tessera/tessera.h"
 
-typedef struct ts_tokenizer {
+struct ts_tokenizer {
     ts_tokenizer_config c;
     ts_device *d;
     ts_params *params;
@@ -22,13 +23,10 @@ typedef struct ts_tokenizer {
     conv quant_conv, post_quant_conv;
     quantizer q;
     char hash[17]; /* XXH3 of the file it came from, "" if it was not loaded */
-} ts_tokenizer;
+};
 
 /* A tokenizer with initial weights from seed. */
 ts_status ts_tokenizer_new(ts_tokenizer **t, ts_device *d, const ts_tokenizer_config *c, int training, uint64_t seed);
-/* A model file: configuration from its metadata, every tensor checked. */
-ts_status ts_tokenizer_load(ts_tokenizer **t, ts_device *d, const char *path);
-void ts_tokenizer_free(ts_tokenizer *t); /* NULL is fine */
 
 /* Write weights (or their moving average) and configuration. */
 ts_status ts_tokenizer_save(const ts_tokenizer *t, const char *path, ts_buffer buffer, ts_st_dtype dtype);
@@ -38,8 +36,6 @@ ts_tensor *tokenizer_encode(ts_graph *g, const ts_tokenizer *t, ts_tensor *image
 ts_tensor *tokenizer_decode(ts_graph *g, const ts_tokenizer *t, ts_tensor *f_hat_BhwD); /* -> image_BYX3 */
 
 /* On host arrays. partial: (K,B,Y,X,3), the decoded sum after every scale; stats: as ts_quantized; any output may be NULL. */
-ts_status ts_tokenizer_encode(ts_tokenizer *t, const float *images, int64_t B, int32_t *tokens);
-ts_status ts_tokenizer_decode(ts_tokenizer *t, const int32_t *tokens, int64_t B, float *images);
 ts_status ts_tokenizer_reconstruct(ts_tokenizer *t, const float *images, int64_t B, int32_t *tokens, float *out,
                                    float *partial, float *stats);
 

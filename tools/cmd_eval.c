@@ -7,13 +7,13 @@
 #include "host/dataset.h"
 #include "host/log.h"
 #include "models/metrics.h"
-#include "models/tokenizer.h"
+#include "models/generator.h"
 #include "models/usage.h"
 #include "tools/commands.h"
 #include "tools/common.h"
 
 typedef struct {
-    const char *tokenizer, *data;
+    const char *tokenizer, *generator, *data;
     int preprocess;
     int64_t batch;
     common_options common;
@@ -25,6 +25,7 @@ typedef struct {
     double psnr[TS_MAX_SCALES], ssim[TS_MAX_SCALES]; /* sums of per-picture values */
     double mse;                                      /* sum of per-picture means, 8-bit levels squared */
     double residual[TS_MAX_SCALES], clamped[TS_MAX_SCALES];
+    double bits[TS_MAX_SCALES]; /* that the generator needs */
     int32_t *tokens; /* (pictures, T) */
     int64_t room;
 } totals;
@@ -43,14 +44,15 @@ static ts_status keep_tokens(totals *s, const int32_t *tokens, int64_t n, int64_
 }
 
 /* One batch; floats in work: images, then K partial results. */
-static ts_status eval_batch(totals *s, ts_tokenizer *t, float *images, float *partial, int32_t *tokens, uint8_t *pixels,
-                            int64_t B)
+static ts_status eval_batch(totals *s, ts_tokenizer *t, ts_generator *m, float *images, float *partial, int32_t *tokens,
+                            const int32_t *labels, uint8_t *pixels, int64_t B)
 {
     int K = t->q.p.K, side = t->c.image_size;
     int64_t n = (int64_t)side * side * 3;
     float stats[2 * TS_MAX_SCALES] = { 0 };
     TS_TRY(ts_tokenizer_reconstruct(t, images, B, tokens, NULL, partial, stats));
     TS_TRY(keep_tokens(s, tokens, B, t->q.p.T));
+    if (m) TS_TRY(ts_generator_bits(m, t, tokens, labels, B, s->bits));
     uint8_t *original = pixels, *result = pixels + n;
     for (int64_t b = 0; b < B; b++) {
         ts_image_from_float(original, images + b * n, (size_t)n);
@@ -71,13 +73,13 @@ static ts_status eval_batch(totals *s, ts_tokenizer *t, float *images, float *pa
     return TS_OK;
 }
 
-static ts_status eval_all(totals *s, ts_tokenizer *t, const ts_dataset *data, const eval_options *o)
+static ts_status eval_all(totals *s, ts_tokenizer *t, ts_generator *m, const ts_dataset *data, const eval_options *o)
 {
     int64_t n = (int64_t)t->c.image_size * t->c.image_size * 3, B = o->batch;
     ts_loader_options lo = { .how = common_preprocess(o->preprocess, t), .size = t->c.image_size, .threads = 2, .ahead = (int)(2 * B) };
     ts_loader *loader = NULL;
     float *images = malloc((size_t)(B * n) * sizeof *images), *partial = malloc((size_t)(t->q.p.K * B * n) * sizeof *partial);
-    int32_t *tokens = malloc((size_t)(B * t->q.p.T) * sizeof *tokens);
+    int32_t *tokens = malloc((size_t)(B * (t->q.p.T + 1)) * sizeof *tokens), *labels = tokens + B * t->q.p.T;
     uint8_t *pixels = malloc((size_t)n * 2);
     ts_status st = images && partial && tokens && pixels ? TS_OK : ts_fail(TS_E_NOMEM, "out of host memory");
     if (st == TS_OK) st = ts_loader_new(&loader, data, &lo);
@@ -94,10 +96,12 @@ static ts_status eval_all(totals *s, ts_tokenizer *t, const ts_dataset *data, co
                 s->unreadable++;
                 continue;
             }
+            int known = m && in.label >= 0 && in.label < m->c.num_classes;
+            labels[have] = known ? in.label : m ? m->c.num_classes : 0;
             ts_image_to_float(images + have++ * n, in.image.rgb, (size_t)n);
             ts_image_free(&in.image);
         }
-        if (st == TS_OK && have > 0) st = eval_batch(s, t, images, partial, tokens, pixels, have);
+        if (st == TS_OK && have > 0) st = eval_batch(s, t, m, images, partial, tokens, labels, pixels, have);
         ts_progress_set(progress, s->pictures + s->unreadable, NULL);
     }
     ts_progress_free(progress);
@@ -137,19 +141,22 @@ static ts_status scale_row(json_t **row, const totals *s, ts_tokenizer *t, int k
     return TS_OK;
 }
 
-static ts_status result(json_t **out, const totals *s, ts_tokenizer *t)
+static ts_status result(json_t **out, const totals *s, ts_tokenizer *t, const ts_generator *m)
 {
     int K = t->q.p.K;
-    double N = (double)s->pictures;
+    double N = (double)s->pictures, bits = 0;
     json_t *scales = json_array();
     for (int k = 0; k < K; k++) {
         json_t *row;
         TS_TRY(scale_row(&row, s, t, k));
+        if (m) json_object_set_new(row, "bits", json_real(s->bits[k] / N));
         json_array_append_new(scales, row);
+        bits += s->bits[k] / N;
     }
     *out = json_pack("{s:I,s:I,s:f,s:f,s:f,s:f,s:i,s:o}", "pictures", (json_int_t)s->pictures, "unreadable",
                      (json_int_t)s->unreadable, "psnr", s->psnr[K - 1] / N, "psnr_of_mean_mse", ts_psnr(s->mse / N), "ssim",
                      s->ssim[K - 1] / N, "bits_nominal", t->q.p.T * log2(t->c.q.V), "codes", t->c.q.V, "scales", scales);
+    if (*out && m) json_object_set_new(*out, "bits_predicted", json_real(bits));
     return *out ? TS_OK : ts_fail(TS_E_NOMEM, "out of host memory");
 }
 
@@ -170,8 +177,9 @@ static void print_table(const json_t *o)
     printf("PSNR         %.2f dB (mean over pictures), %.2f dB (of the mean squared error)\n", number(o, "psnr"),
            number(o, "psnr_of_mean_mse"));
     printf("SSIM         %.4f\n", number(o, "ssim"));
-    printf("codes        %.0f, %.1f bits a picture\n\n", number(o, "codes"), number(o, "bits_nominal"));
-    printf("scale  side  PSNR dB     SSIM      used  perplexity  residual      gain   clamped\n");
+    printf("codes        %.0f, %.1f bits a picture", number(o, "codes"), number(o, "bits_nominal"));
+    if (json_object_get(o, "bits_predicted")) printf(", %.1f as the generator predicts them", number(o, "bits_predicted"));
+    printf("\n\nscale  side  PSNR dB     SSIM      used  perplexity  residual      gain   clamped      bits\n");
     size_t i;
     const json_t *row;
     json_array_foreach(json_object_get(o, "scales"), i, row)
@@ -181,6 +189,7 @@ static void print_table(const json_t *o)
         cell(row, "residual_rms");
         cell(row, "gain");
         cell(row, "clamped");
+        cell(row, "bits");
         printf("\n");
     }
 }
@@ -189,19 +198,23 @@ static ts_status eval(const eval_options *o)
 {
     ts_device *d = NULL;
     ts_tokenizer *t = NULL;
+    ts_generator *m = NULL;
     ts_dataset *data = NULL;
     json_t *r = NULL;
     totals s = { 0 };
     ts_status st = common_device(&d, &o->common);
     if (st == TS_OK) st = ts_tokenizer_load(&t, d, o->tokenizer);
+    if (st == TS_OK && o->generator) st = ts_generator_load(&m, d, o->generator);
+    if (st == TS_OK && m) st = ts_generator_fits(m, t, o->tokenizer);
     if (st == TS_OK) st = ts_dataset_open(&data, &o->data, 1);
-    if (st == TS_OK) st = eval_all(&s, t, data, o);
-    if (st == TS_OK) st = result(&r, &s, t);
+    if (st == TS_OK) st = eval_all(&s, t, m, data, o);
+    if (st == TS_OK) st = result(&r, &s, t, m);
     if (st == TS_OK && o->common.json) json_dumpf(r, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6)), printf("\n");
     else if (st == TS_OK) print_table(r);
     json_decref(r);
     free(s.tokens);
     ts_dataset_close(data);
+    ts_generator_free(m);
     ts_tokenizer_free(t);
     ts_device_close(d);
     return st;
@@ -214,6 +227,8 @@ int cmd_eval(int argc, char **argv)
                                   "Measure a tokenizer on pictures: PSNR and SSIM after every scale, use of the codebook.", 0, 0 };
     const opt options[] = {
         { .name = "tokenizer", .kind = OPT_STRING, .value = &o.tokenizer, .argument = "FILE", .required = 1, .help = "model file" },
+        { .name = "generator", .kind = OPT_STRING, .value = &o.generator, .argument = "FILE",
+          .help = "also say how many bits this generator needs for the tokens" },
         { .name = "data", .kind = OPT_STRING, .value = &o.data, .argument = "DIR", .required = 1,
           .help = "pictures: ImageFolder, flat folder or tar" },
         { .name = "preprocess", .kind = OPT_CHOICE, .value = &o.preprocess, .choices = PREPROCESS_CHOICES,
