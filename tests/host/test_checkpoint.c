@@ -166,8 +166,10 @@ T_TEST(leftovers)
     T_OK(save(run, 3, 5));
     ck_assert_str_eq(listing(run), "step-00000001 step-00000003 ");
     T_OK(ts_checkpoint_begin(run, 4, &dir));
+    T_OK(ts_file_replace(t_text("%s/x", dir), "x", 1));
     free(dir);
     T_OK(ts_checkpoint_begin(run, 4, &dir));
+    T_TRUE(!ts_path_exists(t_text("%s/x", dir)));
     T_OK(ts_checkpoint_commit(run, 4, dir, 5)); /* no file at all is fine */
     T_OK(ts_checkpoint_verify(IN("run/step-00000004")));
 }

@@ -253,6 +253,27 @@ T_TEST(written_bytes)
     free(got);
 }
 
+/* The data begins at a multiple of 8, with fewer than 8 spaces before it. */
+T_TEST(padding)
+{
+    (void)be, (void)s;
+    for (int i = 0; i < 8; i++) {
+        const char *const key = "k", *const value = t_text("%.*s", i, "1234567");
+        void *got;
+        size_t n;
+        T_OK(ts_st_write(IN("f"), NULL, 0, &key, &value, 1));
+        T_OK(ts_file_read(IN("f"), 10000, &got, &n));
+        const char *text = got;
+        uint64_t length;
+        memcpy(&length, text, 8);
+        T_TRUE(length == n - 8 && length % 8 == 0);
+        size_t bare = strrchr(text + 8, '}') + 1 - (text + 8);
+        ck_assert_uint_lt(length - bare, 8);
+        T_EQI(strspn(text + 8 + bare, " "), length - bare);
+        free(got);
+    }
+}
+
 T_TEST(round_trip)
 {
     (void)be, (void)s;
@@ -370,6 +391,7 @@ int main(void)
     T_ADD1(u, files_that_cannot_be_read);
     T_ADD1(u, golden_files);
     T_ADD1(u, written_bytes);
+    T_ADD1(u, padding);
     T_ADD1(u, round_trip);
     T_ADD1(u, refused_writes);
     T_ADD1(u, conversion);

@@ -183,6 +183,32 @@ T_TEST(widths)
     }
 }
 
+/* Shards in a row in which nothing could be read, at the beginning, in the middle and at the end. */
+T_TEST(gaps)
+{
+    (void)be, (void)s;
+    static const int64_t there[] = { 7, 8, 16 };
+    ts_token_writer *w;
+    ts_token_set *t;
+    T_OK(ts_token_writer_new(&w, IN("d"), "{}", 1, 100, NULL, 0, 30, 3));
+    for (int i = 0; i < 3; i++) T_OK(ts_token_writer_add(w, there[i], -1, &(int32_t){ (int32_t)there[i] }));
+    T_OK(ts_token_writer_finish(w, 27));
+    T_OK(ts_token_set_open(&t, IN("d"), 1));
+    ck_assert_int_eq(ts_token_set_count(t), 3);
+    for (int i = 0; i < 3; i++) {
+        int32_t token, label;
+        uint64_t source;
+        T_OK(ts_token_set_get(t, i, &token, &label, &source));
+        T_TRUE(token == there[i] && label == -1 && source == (uint64_t)there[i]);
+    }
+    ts_token_set_close(t);
+    ts_st_file *f;
+    T_OK(ts_st_open(&f, IN("d/tokens-00005-of-00010.safetensors")));
+    T_EQI(ts_st_find(f, "sample")->shape[0], 1);
+    T_TRUE(memcmp(ts_st_find(f, "sample")->data, &(uint64_t){ 16 }, 8) == 0);
+    ts_st_close(f);
+}
+
 T_TEST(abandoned_and_resumed)
 {
     (void)be, (void)s;
@@ -456,7 +482,7 @@ T_TEST(damage_is_found)
     T_STATUS(TS_E_DATA, ts_token_set_get(t, 10, tokens, &label, &source));
     T_TRUE(strstr(ts_error(), shard));
     ts_token_set_close(t);
-    ((unsigned char *)bytes)[n - 1] = 0;
+    ((unsigned char *)bytes)[n - 2] = 299 % 256;
     ((unsigned char *)bytes)[n - 4 * 5 * 2 - 4 * 4] = 3; /* label of row 0: there are 3 classes */
     T_OK(ts_file_replace(shard, bytes, n));
     T_OK(ts_token_set_open(&t, dir, 0));
@@ -471,6 +497,7 @@ int main(void)
     T_ADD1(u, written_and_read);
     T_ADD1(u, files);
     T_ADD1(u, widths);
+    T_ADD1(u, gaps);
     T_ADD1(u, abandoned_and_resumed);
     T_ADD1(u, killed_at_every_call);
     T_ADD1(u, killed_at_random);
