@@ -7,6 +7,7 @@
 #include "models/tokenizer.h"
 #include "models/usage.h"
 #include "tessera/philox.h"
+#include "tools/augment.h"
 #include "tools/train.h"
 
 typedef struct {
@@ -21,7 +22,7 @@ typedef struct {
 } tokenizer_run;
 
 /* Streams of Philox numbers, told apart by their first counter word. */
-enum { DRAW_CROP = 1, DRAW_FLIP = 3, DRAW_SCALES = 4 };
+enum { DRAW_CROP = 1, DRAW_SCALES = 4 };
 
 static int64_t order(void *context, int64_t n, float crop[2], int *has_crop, int *flip)
 {
@@ -31,7 +32,7 @@ static int64_t order(void *context, int64_t n, float crop[2], int *has_crop, int
     *has_crop = r->model->c.preprocess == TS_PREPROCESS_VAR;
     crop[0] = ts_philox_uniform(t->seed, DRAW_CROP, 0, (uint64_t)n);
     crop[1] = ts_philox_uniform(t->seed, DRAW_CROP + 1, 0, (uint64_t)n);
-    *flip = t->c.flip && ts_philox_uniform(t->seed, DRAW_FLIP, 0, (uint64_t)n) < 0.5f;
+    *flip = 0;
     return trainer_pick(t->seed, n, ts_dataset_count(r->data));
 }
 
@@ -44,6 +45,7 @@ static ts_status next_batch(tokenizer_run *r)
         TS_TRY(ts_loader_next(r->loader, &in, &more));
         if (!more) return ts_fail(TS_E_INTERNAL, "the loader ended before the run");
         if (in.status != TS_OK) return ts_fail(in.status, "%s", in.error);
+        TS_TRY(augment(&in.image, (augment_kind)r->t.c.augment, r->t.seed, (uint64_t)in.position));
         ts_image_to_float(r->images + b * pixels, in.image.rgb, (size_t)pixels);
         ts_image_free(&in.image);
     }

@@ -10,6 +10,7 @@
 #include "host/checkpoint.h"
 #include "host/dataset.h"
 #include "host/file.h"
+#include "tools/augment.h"
 
 enum { KEEP = 2, MAX_SKIPS = 50 };
 
@@ -32,7 +33,7 @@ ts_status train_config_read(train_config *c, const json_t *o, const char *file, 
         c->l1 = ts_read_number(&r, "l1", 0, 1000, 0.2);
         c->l2 = ts_read_number(&r, "l2", 0, 1000, 1);
         c->scale_dropout = ts_read_number(&r, "scale_dropout", 0, 1, 0);
-        c->flip = ts_read_bool(&r, "flip", 0);
+        c->augment = ts_read_choice(&r, "augment", AUGMENT_CHOICES, "none");
     } else {
         c->label_dropout = ts_read_number(&r, "label_dropout", 0, 1, 0.1);
         c->drop_path = ts_read_number(&r, "drop_path", 0, 0.9, 0);

@@ -20,7 +20,7 @@ typedef struct {
     double beta1, beta2, weight_decay, clip, ema;
     double l1, l2, scale_dropout; /* tokenizer */
     double label_dropout, drop_path; /* generator */
-    int flip;           /* tokenizer: mirror half of the pictures */
+    int augment;        /* tokenizer: an augment_kind */
 } train_config;
 
 ts_status train_config_read(train_config *c, const json_t *o, const char *file, int tokenizer);
