@@ -473,8 +473,8 @@ T_TEST(damage_is_found)
 
     int32_t tokens[8], label;
     uint64_t source;
-    ((unsigned char *)bytes)[n - 1] =
-        0x80; /* row 3 gets a token over V; rows begin after 8 unreadable or earlier ones */
+    ((unsigned char *)bytes)[n - 2] = 300 % 256; /* the last token of the last row, sample 10, becomes V */
+    ((unsigned char *)bytes)[n - 1] = 300 / 256;
     T_OK(ts_file_replace(shard, bytes, n));
     T_OK(ts_token_set_open(&t, dir, 0));
     T_OK(ts_token_set_get(t, 9, tokens, &label, &source));
@@ -482,7 +482,7 @@ T_TEST(damage_is_found)
     T_STATUS(TS_E_DATA, ts_token_set_get(t, 10, tokens, &label, &source));
     T_TRUE(strstr(ts_error(), shard));
     ts_token_set_close(t);
-    ((unsigned char *)bytes)[n - 2] = 299 % 256;
+    ((unsigned char *)bytes)[n - 2] = 299 % 256;         /* the largest that is allowed */
     ((unsigned char *)bytes)[n - 4 * 5 * 2 - 4 * 4] = 3; /* label of row 0: there are 3 classes */
     T_OK(ts_file_replace(shard, bytes, n));
     T_OK(ts_token_set_open(&t, dir, 0));
