@@ -63,7 +63,7 @@ static inline TS_HD float ts_exp_parts_(float x, int32_t *n)
 static inline TS_HD float ts_expf(float x)
 {
     float c = x > 89.0f ? 89.0f : x; /* 89 overflows below as +inf must */
-    c = c < -88.0f ? -88.0f : c;
+    c = c < -87.3365f ? -87.3365f : c; /* below, the result is 0: no denormal is made on the way, they are slow */
     int32_t n;
     float q = ts_exp_parts_(c, &n);
     int32_t n1 = n >> 1; /* two factors: 2^128 is no float */

@@ -186,14 +186,6 @@ static int64_t block_end(const job *j, int64_t t0, int64_t t1)
     return t;
 }
 
-/* e^x for x <= 0, 0 below -87. ts_expf forms a denormal number down there before it returns 0: a hundred cycles. */
-static inline float exp_down(float x)
-{
-    const float lowest = -87;
-    const float y = ts_expf(x < lowest ? lowest : x);
-    return x < lowest ? 0 : y;
-}
-
 /* Replaces n scores by their exponentials over the largest; returns the sum and the largest. */
 static float exponentials(float *s, int64_t n, float *largest)
 {
@@ -204,7 +196,7 @@ static float exponentials(float *s, int64_t n, float *largest)
     for (int64_t i = VF; i < padded; i += VF) top = vf_max(vf_load(s + i), top);
     const float most = vf_top(top);
 #pragma omp simd
-    for (int64_t i = 0; i < padded; i++) s[i] = exp_down(s[i] - most);
+    for (int64_t i = 0; i < padded; i++) s[i] = ts_expf(s[i] - most);
 
     vf sum = { 0 };
     for (int64_t i = 0; i < padded; i += VF) sum += vf_load(s + i);
@@ -349,7 +341,7 @@ static void score_gradients(float *s, float *ds, float lse, float delta, int64_t
     const int64_t padded = ts_round_up(n, VF);
 #pragma omp simd
     for (int64_t i = 0; i < padded; i++) {
-        const float p = exp_down(s[i] - lse);
+        const float p = ts_expf(s[i] - lse);
         s[i] = p;
         ds[i] = p * (ds[i] - delta);
     }
