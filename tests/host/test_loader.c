@@ -159,8 +159,8 @@ T_TEST(bounded)
     ts_loader *l;
     T_OK(ts_loader_new(&l, d, &o));
     for (int taken = 0; taken < 4; taken++) {
-        for (int wait = 0; wait < 2000;
-             wait++) { /* until it is there, then a while longer, so that too many would show */
+        /* until it is there, then a while longer, so that too many would show */
+        for (int wait = 0; wait < 30000; wait++) {
             pthread_mutex_lock(&c.lock);
             int64_t furthest = c.furthest;
             pthread_mutex_unlock(&c.lock);
