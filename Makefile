@@ -58,7 +58,7 @@ $(B)/tests/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/main.o $(LIB_OBJ)
 bootstrap: ## install what is missing (as root), or print the one command that does
 	@tools/bootstrap.sh
 
-check: $(TESTS) $(FUZZ) $(B)/tessera ## build and run every test
+check: $(TESTS) $(FUZZ) $(B)/tests/cli/make_pictures $(B)/tessera ## build and run every test
 	@tests/run.sh $(B)
 
 fuzz: $(FUZZ) ## run every fuzz program for FUZZ_SECONDS (60); best with ASAN=1
