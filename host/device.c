@@ -22,12 +22,12 @@ static int size_class(size_t bytes, size_t *rounded)
 
 ts_block *ts_block_get(ts_device *d, size_t bytes)
 {
-    size_t rounded;
-    int c = bytes <= MOST ? size_class(bytes, &rounded) : TS_SIZE_CLASSES;
-    if (c >= TS_SIZE_CLASSES) {
+    if (bytes > MOST) {
         ts_fail(TS_E_NOMEM, "%zu bytes of device memory were asked for", bytes);
         return NULL;
     }
+    size_t rounded;
+    int c = size_class(bytes, &rounded);
     ts_block *b = d->spare[c];
     if (b) {
         d->spare[c] = b->next;
