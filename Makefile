@@ -3,6 +3,8 @@
 #   ARCH=native    instruction set of this machine; ARCH=x86-64-v3 for a portable build
 #   ASAN=1         AddressSanitizer and UndefinedBehaviorSanitizer, in a build folder of its own
 #   CC=clang       gcc and clang both build without a warning
+#   CUDA=1         with the CUDA backend (nvcc); the program still runs where there is no driver and no CUDA library
+#   CUDA_ARCHS="80 90"   the architectures it is built for
 #   V=1            show the commands
 #   PREFIX=/usr/local DESTDIR=   where `make install` puts things
 
@@ -22,11 +24,34 @@ OPT     := -O3 -march=$(ARCH) -fno-math-errno -fno-trapping-math -ffp-contract=o
 comma   := ,
 SAN     := $(if $(ASAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
 CFLAGS   = -std=c11 -g $(OPT) $(SAN) -fopenmp -fPIC -fvisibility=hidden $(WARN) -D_GNU_SOURCE -DTS_VERSION='"$(VERSION)"' -Iinclude -I. -MMD -MP
-LDLIBS  := -ldnnl -lpng -ljpeg -larchive -ljansson -lxxhash -lpthread -lm
+
+# The CUDA runtime is linked statically and cuBLAS is loaded when a device is opened.
+CUDA    ?= 0
+NVCC    ?= nvcc
+CUDA_ARCHS ?= 80 90
+CUDA_HOME = $(patsubst %/bin/nvcc,%,$(shell command -v $(NVCC)))
+NVFLAGS  = -std=c++17 -O3 -lineinfo -fmad=false -Werror all-warnings -Iinclude -I. -MMD -MP \
+           -Xcompiler -Wall,-Wextra,-fPIC,-fvisibility=hidden $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a)
+CFLAGS  += -DTS_CUDA=$(CUDA) -DTS_EMU=0
+CUDA_SRC := $(wildcard kernels/cuda/*.cu)
+CUDA_OBJ := $(if $(filter 1,$(CUDA)),$(CUDA_SRC:%.cu=$(B)/obj/%.o))
+CUDA_LIBS = $(if $(filter 1,$(CUDA)),-L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt)
+
+# The emulated device of tests/emu runs the same sources, compiled by the host compiler, in a second set of test programs.
+# -fsanitize=thread stands for the callbacks of every memory access; its library is not linked.
+EMU      := $(B)/emu
+EMU_FLAGS = -std=c++17 -g -O2 -march=$(ARCH) -fno-math-errno -fno-trapping-math -ffp-contract=off -Wall -Wextra \
+            -Itests/emu/include -Iinclude -I. -MMD -MP
+EMU_HOOKS = $(if $(ASAN),$(SAN),-fsanitize=thread)
+EMU_OBJ  := $(patsubst %.cu,$(EMU)/obj/%.o,$(filter-out %/cublas.cu,$(CUDA_SRC))) \
+            $(patsubst %.cpp,$(EMU)/obj/%.o,$(filter-out %/test_emu.cpp,$(wildcard tests/emu/*.cpp))) $(EMU)/obj/host/backend.o
+EMU_TESTS := $(patsubst %.c,$(EMU)/%,$(wildcard tests/op/test_*.c)) $(EMU)/tests/emu/test_emu
+
+LDLIBS  := -ldnnl -lpng -ljpeg -larchive -ljansson -lxxhash -lpthread -lm $(CUDA_LIBS)
 CHECK_LIBS = $(shell pkg-config --libs check)
 
 LIB_SRC  := $(wildcard kernels/cpu/*.c host/*.c models/*.c)
-LIB_OBJ  := $(LIB_SRC:%.c=$(B)/obj/%.o)
+LIB_OBJ  := $(LIB_SRC:%.c=$(B)/obj/%.o) $(CUDA_OBJ)
 TOOL_OBJ := $(patsubst %.c,$(B)/obj/%.o,$(wildcard tools/*.c))
 # What the commands share and tests may call.
 OPT_OBJ  := $(B)/obj/tools/options.o $(B)/obj/tools/options_help.o $(B)/obj/tools/common.o
@@ -51,9 +76,38 @@ $(B)/tests/%: $(B)/obj/tests/%.o $(B)/obj/tests/t.o $(LIB_OBJ) $(OPT_OBJ)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS) $(CHECK_LIBS)
 
+$(B)/obj/kernels/cuda/%.o: kernels/cuda/%.cu | bootstrap
+	@mkdir -p $(@D)
+	@echo "  NVCC $<"
+	$(Q)$(NVCC) $(NVFLAGS) -c $< -o $@
+$(EMU)/obj/kernels/cuda/%.o: kernels/cuda/%.cu | bootstrap
+	@mkdir -p $(@D)
+	@echo "  EMU $<"
+	$(Q)$(CXX) $(EMU_FLAGS) $(EMU_HOOKS) -x c++ -c $< -o $@
+$(EMU)/obj/tests/emu/%.o: tests/emu/%.cpp | bootstrap
+	@mkdir -p $(@D)
+	@echo "  CXX $<"
+	$(Q)$(CXX) $(EMU_FLAGS) $(SAN) -c $< -o $@
+$(EMU)/obj/host/backend.o: host/backend.c | bootstrap
+	@mkdir -p $(@D)
+	@echo "  CC  $< (emulated device)"
+	$(Q)$(CC) $(CFLAGS) -UTS_EMU -DTS_EMU=1 -c $< -o $@
+$(EMU)/tests/op/%: $(B)/obj/tests/op/%.o $(B)/obj/tests/t.o $(filter-out %/host/backend.o $(CUDA_OBJ),$(LIB_OBJ)) $(OPT_OBJ) $(EMU_OBJ)
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(SAN) -fopenmp $^ -o $@ $(LDLIBS) $(CHECK_LIBS) -lboost_context
+$(EMU)/tests/emu/test_emu: $(EMU)/obj/tests/emu/test_emu.o $(filter-out %/host/backend.o $(CUDA_OBJ),$(LIB_OBJ)) $(EMU_OBJ)
+	@mkdir -p $(@D)
+	$(Q)$(CXX) $(SAN) -fopenmp $^ -o $@ $(LDLIBS) $(CHECK_LIBS) -lboost_context
+
 $(B)/tests/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/main.o $(LIB_OBJ)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
+
+$(B)/demo-page: $(B)/obj/tools/demo/page.o $(LIB_OBJ)
+	$(Q)$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
+
+demo: $(B)/tessera $(B)/demo-page ## generate and reconstruct pictures with the models in the tree; see demo/index.html
+	@tools/demo/run.sh $(B)
 
 bootstrap: ## install what is missing (as root), or print the one command that does
 	@tools/bootstrap.sh
@@ -89,6 +143,6 @@ clean: ## remove everything that was built
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
 
-.PHONY: all bootstrap check fuzz install uninstall clean help
+.PHONY: all demo bootstrap check fuzz install uninstall clean help
 .SECONDARY:
--include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
+-include $(shell find $(B)/obj $(EMU)/obj -name '*.d' 2>/dev/null)

@@ -154,6 +154,7 @@ static t_buf *new_buf(const ts_backend *be, ts_stream *s, size_t bytes)
     memset(fill, 0xa5, 256);
     memset(fill + 256 + bytes, 0xa5, room + 256 - bytes);
     ck_assert_int_eq(be->upload(s, p->base, fill, room + 512), TS_OK);
+    ck_assert_int_eq(be->stream_sync(s), TS_OK); /* other streams may use it too */
     free(fill);
     *b = (t_buf){ (char *)p->base + 256, t_alloc(bytes), bytes, p };
     own(b, b);
@@ -175,7 +176,9 @@ t_buf *t_in(const ts_backend *be, ts_stream *s, const void *host, int64_t n, siz
 
 void t_up(t_buf *b)
 {
-    if (b->bytes) ck_assert_int_eq(b->p->be->upload(b->p->s, b->dev, b->host, b->bytes), TS_OK);
+    if (!b->bytes) return;
+    ck_assert_int_eq(b->p->be->upload(b->p->s, b->dev, b->host, b->bytes), TS_OK);
+    ck_assert_int_eq(b->p->be->stream_sync(b->p->s), TS_OK);
 }
 
 void t_down(t_buf *b)

@@ -1,0 +1,24 @@
+/* device.h - streams and memory of the CUDA backend: the members of ts_backend that are no ops (tessera/backend.h). */
+#ifndef TS_CUDA_DEVICE_H
+#define TS_CUDA_DEVICE_H
+
+#include "tessera/types.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+ts_status stream_new_cuda(ts_stream **s, int index, int threads);
+void stream_free_cuda(ts_stream *s);
+ts_status stream_sync_cuda(ts_stream *s);
+ts_status mem_alloc_cuda(ts_stream *s, void **p, size_t bytes);
+void mem_free_cuda(ts_stream *s, void *p);
+ts_status upload_cuda(ts_stream *s, void *device, const void *host, size_t bytes);
+ts_status download_cuda(ts_stream *s, void *host, const void *device, size_t bytes);
+ts_status copy_cuda(ts_stream *s, void *to, const void *from, size_t bytes);
+ts_status zero_cuda(ts_stream *s, void *p, size_t bytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,333 @@
+/* block.cpp - the threads of a block as fibers. Contract: emu.h.
+ *
+ * A fiber runs threads one after the other until one has to wait; that thread keeps the fiber, and the scheduler takes
+ * another. So a kernel without barriers costs no switches. */
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <boost/context/detail/fcontext.hpp>
+#include <cstdlib>
+#include <map>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "tests/emu/emu.h"
+
+#if defined __SANITIZE_ADDRESS__
+#include <sanitizer/common_interface_defs.h>
+#else
+static void __sanitizer_start_switch_fiber(void **, const void *, size_t) {}
+static void __sanitizer_finish_switch_fiber(void *, const void **, size_t *) {}
+#endif
+
+uint3 threadIdx, blockIdx;
+dim3 blockDim, gridDim;
+
+namespace emu {
+
+namespace context = boost::context::detail;
+
+thread *current;
+unsigned block_epoch;
+extern const char *kernel_name;
+const char *kernel_name = "";
+
+struct fiber {
+    context::fcontext_t context;
+    char *stack;
+    void *fake; /* AddressSanitizer's */
+};
+
+namespace {
+
+constexpr size_t STACK = 128 << 10, PAGE = 4096;
+
+std::vector<fiber> fibers(MAX_THREADS);
+std::vector<fiber *> idle;
+std::vector<thread> threads;
+std::vector<int> order; /* in which threads start and go on */
+size_t started;
+fiber *running;
+context::fcontext_t scheduler;
+const void *scheduler_stack;
+size_t scheduler_bytes;
+void *scheduler_fake;
+const launch_request *request;
+std::vector<char> dynamic_buffer;
+std::map<const void *, int> shared_limits;
+
+/* From a fiber back to the scheduler; returns when the fiber goes on. */
+void leave()
+{
+    fiber *me = running;
+    __sanitizer_start_switch_fiber(&me->fake, scheduler_stack, scheduler_bytes);
+    scheduler = context::jump_fcontext(scheduler, nullptr).fctx;
+    __sanitizer_finish_switch_fiber(me->fake, &scheduler_stack, &scheduler_bytes);
+}
+
+void resume(fiber *f)
+{
+    running = f;
+    __sanitizer_start_switch_fiber(&scheduler_fake, f->stack, STACK);
+    f->context = context::jump_fcontext(f->context, nullptr).fctx;
+    __sanitizer_finish_switch_fiber(scheduler_fake, nullptr, nullptr);
+    current = nullptr;
+}
+
+void set_current(thread *t)
+{
+    current = t;
+    threadIdx = t->index;
+}
+
+/* What a fiber does: start threads while there are any, then lie idle until the next block. */
+void fiber_main(context::transfer_t from)
+{
+    __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_bytes);
+    scheduler = from.fctx;
+    for (;;) {
+        while (started < threads.size()) {
+            thread *t = &threads[order[started++]];
+            t->fiber = running;
+            set_current(t);
+            request->run(request->kernel, request->arguments);
+            current->state = thread::DONE;
+        }
+        idle.push_back(running);
+        leave();
+    }
+}
+
+void make_fibers()
+{
+    if (!idle.empty()) return;
+    const size_t bytes = fibers.size() * STACK;
+    char *p = (char *)mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) fatal("no memory for the stacks of %zu fibers", fibers.size());
+    set_stacks(p, bytes);
+    for (fiber &f : fibers) {
+        f.stack = p;
+        p += STACK;
+        mprotect(f.stack, PAGE, PROT_NONE); /* stacks grow down into this page */
+        f.context = context::make_fcontext(f.stack + STACK, STACK - PAGE, fiber_main);
+        idle.push_back(&f);
+    }
+}
+
+std::string name_of(const thread &t)
+{
+    return "(" + std::to_string(t.index.x) + "," + std::to_string(t.index.y) + "," + std::to_string(t.index.z) + ")";
+}
+
+/* The operation of a whole group of lanes, which all wait at it. base: lane 0 of their warp. */
+void finish_warp(thread *base, int lanes, unsigned mask)
+{
+    for (int i = 0; i < lanes; i++) {
+        thread &t = base[i];
+        if (!(mask >> i & 1)) continue;
+        int from = i;
+        switch (t.op) {
+        case SYNC: break;
+        case SHUFFLE: from = t.lane & (WARP - 1); break;
+        case SHUFFLE_XOR: from = i ^ t.lane; break;
+        case SHUFFLE_DOWN: from = i + t.lane < WARP ? i + t.lane : i; break;
+        case SHUFFLE_UP: from = i - t.lane >= 0 ? i - t.lane : i; break;
+        case BALLOT: break;
+        }
+        if (from >= lanes || !(mask >> from & 1)) {
+            current = &t;
+            fatal("%s:%d: shuffle from lane %d, which does not take part", t.file, t.line, from);
+        }
+        t.result = base[from].value;
+        if (t.op == BALLOT) {
+            t.result = 0;
+            for (int j = 0; j < lanes; j++) t.result |= (mask >> j & 1 ? base[j].value : 0) << j;
+        }
+    }
+    for (int i = 0; i < lanes; i++) {
+        if (!(mask >> i & 1)) continue;
+        base[i].state = thread::READY;
+        base[i].warp_syncs++;
+    }
+}
+
+bool same_operation(const thread &a, const thread &b)
+{
+    return b.state == thread::AT_WARP && a.op == b.op && a.mask == b.mask && a.line == b.line && a.file == b.file;
+}
+
+/* Finish the warp operations that all their lanes have reached. */
+bool release_warps()
+{
+    bool any = false;
+    const int n = (int)threads.size();
+    for (int w = 0; w < n; w += WARP) {
+        const int lanes = std::min<int>(WARP, n - w);
+        for (int i = 0; i < lanes; i++) {
+            const thread &t = threads[w + i];
+            if (t.state != thread::AT_WARP) continue;
+            const unsigned mask = lanes == WARP ? t.mask : t.mask & ((1u << lanes) - 1);
+            bool all = true;
+            for (int j = 0; j < lanes; j++) all = all && (!(mask >> j & 1) || same_operation(t, threads[w + j]));
+            if (!all) continue;
+            finish_warp(&threads[w], lanes, mask);
+            any = true;
+        }
+    }
+    return any;
+}
+
+/* Let everybody pass if all stand at the same barrier. */
+bool release_barrier()
+{
+    const thread &first = threads[0];
+    for (const thread &t : threads)
+        if (t.state != thread::AT_BARRIER || t.line != first.line || t.file != first.file) return false;
+    for (thread &t : threads) t.state = thread::READY;
+    block_epoch++;
+    return true;
+}
+
+/* Nothing can go on: either all is done, or somebody waits for ever. */
+void finish_block()
+{
+    for (thread &t : threads) {
+        if (t.state == thread::DONE) continue;
+        for (thread &other : threads) {
+            if (t.state == thread::AT_WARP && (other.number / WARP != t.number / WARP || same_operation(t, other)))
+                continue;
+            if (t.state == thread::AT_BARRIER && other.state == thread::AT_BARRIER && other.line == t.line) continue;
+            current = &t;
+            const char *what = t.state == thread::AT_WARP ? "warp operation" : "barrier";
+            if (other.state == thread::DONE)
+                fatal("%s:%d: %s that thread %s never reaches: it has ended", t.file, t.line, what,
+                      name_of(other).c_str());
+            fatal("%s:%d: %s that thread %s does not reach: it waits at %s:%d", t.file, t.line, what,
+                  name_of(other).c_str(), other.file, other.line);
+        }
+    }
+}
+
+void run_block(size_t dynamic_bytes)
+{
+    for (thread &t : threads) t.state = thread::NEW;
+    started = 0;
+    block_epoch++;
+    begin_block(dynamic_bytes ? dynamic_buffer.data() : nullptr, dynamic_bytes);
+    while (started < threads.size()) {
+        fiber *f = idle.back();
+        idle.pop_back();
+        resume(f);
+    }
+    for (;;) {
+        bool any = false;
+        for (int i : order) {
+            thread &t = threads[i];
+            if (t.state != thread::READY) continue;
+            any = true;
+            set_current(&t);
+            resume(t.fiber);
+        }
+        if (!any && !release_warps() && !release_barrier()) break;
+    }
+    finish_block();
+}
+
+uint64_t next_random(uint64_t *seed)
+{
+    uint64_t z = (*seed += 0x9E3779B97F4A7C15u);
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return z ^ z >> 31;
+}
+
+std::vector<int> make_order(int n, uint64_t *seed)
+{
+    std::vector<int> o(n);
+    std::iota(o.begin(), o.end(), 0);
+    if (*seed)
+        for (int i = n - 1; i > 0; i--) std::swap(o[i], o[next_random(seed) % (uint64_t)(i + 1)]);
+    return o;
+}
+
+void check_limits(const launch_request &r)
+{
+    const uint64_t n = (uint64_t)r.block.x * r.block.y * r.block.z;
+    if (n < 1 || n > MAX_THREADS || r.block.z > 64)
+        fatal("launch of %s with blocks of (%u,%u,%u), at most 1024 threads", r.name, r.block.x, r.block.y, r.block.z);
+    if (!r.grid.x || !r.grid.y || !r.grid.z || r.grid.x > INT32_MAX || r.grid.y > 65535 || r.grid.z > 65535)
+        fatal("launch of %s with a grid of (%u,%u,%u)", r.name, r.grid.x, r.grid.y, r.grid.z);
+    auto limit = shared_limits.find(r.kernel);
+    const size_t most = limit == shared_limits.end() ? (size_t)STATIC_SHARED : (size_t)limit->second;
+    if (r.shared_bytes > most)
+        fatal("launch of %s with %zu bytes of dynamic shared memory, the limit is %zu", r.name, r.shared_bytes, most);
+}
+
+} // namespace
+
+cudaError_t set_shared_limit(const void *kernel, int bytes)
+{
+    if (bytes < 0 || bytes > MAX_SHARED) return cudaErrorInvalidValue;
+    shared_limits[kernel] = bytes;
+    return cudaSuccess;
+}
+
+void run_kernel(const launch_request &r)
+{
+    const char *text = getenv("TS_EMU_SEED");
+    uint64_t seed = text ? strtoull(text, nullptr, 10) : 0;
+    kernel_name = r.name;
+    check_limits(r);
+    make_fibers();
+    request = &r;
+    set_arguments(r.arguments, r.arguments_bytes);
+    blockDim = r.block;
+    gridDim = r.grid;
+    /* A buffer of exactly this size: AddressSanitizer sees its end. */
+    std::vector<char>(r.shared_bytes + 1).swap(dynamic_buffer);
+    const int n = (int)(r.block.x * r.block.y * r.block.z);
+    threads.assign(n, thread());
+    for (int i = 0; i < n; i++) {
+        threads[i].number = i;
+        threads[i].index = { i % r.block.x, i / r.block.x % r.block.y, i / r.block.x / r.block.y };
+    }
+    const uint64_t blocks = (uint64_t)r.grid.x * r.grid.y * r.grid.z;
+    for (uint64_t i = 0; i < blocks; i++) {
+        const uint64_t b = seed % 2 ? blocks - 1 - i : i; /* every other seed from the last block */
+        blockIdx = { (unsigned)(b % r.grid.x), (unsigned)(b / r.grid.x % r.grid.y),
+                     (unsigned)(b / r.grid.x / r.grid.y) };
+        if (i == 0 || seed) order = make_order(n, &seed);
+        run_block(r.shared_bytes);
+    }
+}
+
+void barrier(const char *file, int line)
+{
+    current->state = thread::AT_BARRIER;
+    current->file = file;
+    current->line = line;
+    leave();
+}
+
+uint64_t warp(warp_op op, unsigned mask, uint64_t value, int lane, const char *file, int line)
+{
+    thread *t = current;
+    if (!(mask >> t->number % WARP & 1)) fatal("%s:%d: mask %08x leaves out the calling lane", file, line, mask);
+    t->state = thread::AT_WARP;
+    t->op = op;
+    t->mask = mask;
+    t->value = value;
+    t->lane = lane;
+    t->file = file;
+    t->line = line;
+    leave();
+    return t->result;
+}
+
+void *dynamic_shared()
+{
+    return dynamic_buffer.data();
+}
+
+} // namespace emu

@@ -1,0 +1,72 @@
+/* emu.h - the emulated CUDA device, inside. Kernels and the host code of kernels/cuda are compiled by the host compiler
+ * against include/cuda_runtime.h; this is what runs them.
+ *
+ *   memory.cpp  device memory with one shadow byte for each byte, and the checks of every access
+ *   block.cpp   the threads of a block as fibers; barriers, warp operations, shared memory
+ *   stream.cpp  streams, events, graphs: work is put off until somebody waits for it
+ *   cublas.cpp  the calls of cuBLAS in use, as plain loops
+ *
+ * Every access of a kernel arrives here because kernels are compiled with -fsanitize=thread and linked with the
+ * __tsan_* functions of memory.cpp. (With ASAN=1 AddressSanitizer takes that place: bounds and freed memory, but neither
+ * unwritten memory nor races.) What a device would do wrong silently ends the program with one line:
+ *   - launches and shared memory over the limits of sm_80, empty launches
+ *   - a barrier or warp operation that not all its threads reach, or reach at different lines
+ *   - access to device memory outside of any allocation, freed, or never written; to host memory; misaligned vectors
+ *   - shared memory read before it is written, and races: two threads, one word, a write, no barrier between
+ *   - host code that touches device memory
+ * TS_EMU_SEED=N runs blocks, and the threads of a block, in another order for every N; 0, the default, is ascending.
+ */
+#ifndef TS_EMU_H
+#define TS_EMU_H
+
+#include <functional>
+
+#include "tests/emu/include/cuda_runtime.h"
+
+namespace emu {
+
+enum { MAX_THREADS = 1024, WARP = 32, STATIC_SHARED = 48 << 10, MAX_SHARED = 163 << 10 };
+
+/* One thread of the block that runs. */
+struct thread {
+    uint3 index;
+    int number;         /* in its block */
+    unsigned warp_syncs; /* warp operations so far, over all launches */
+    struct fiber *fiber;
+    enum { NEW, READY, AT_BARRIER, AT_WARP, DONE } state;
+    const char *file; /* where it waits, and for what */
+    int line;
+    warp_op op;
+    unsigned mask;
+    uint64_t value, result;
+    int lane;
+};
+
+extern thread *current;    /* NULL outside of kernels */
+extern unsigned block_epoch; /* counts barriers and blocks */
+
+/* Ends the program: "emu: kernel K, block (x,y,z), thread (x,y,z): what". */
+[[noreturn]] void fatal(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+void run_kernel(const launch_request &r);
+
+/* memory.cpp. Device memory is inaccessible to the host except between open and close. */
+void *device_alloc(size_t bytes); /* NULL if there is no more */
+void device_free(void *p);
+size_t device_room();
+void open_memory();
+void close_memory();
+/* All of [p, p + bytes) must be allocated device memory; for reading it must have been written, writing marks it so. */
+void check_device(const void *p, size_t bytes, bool write, const char *what);
+
+/* Shared memory of a block: the section of __shared__ variables and one dynamic buffer. */
+void begin_block(void *dynamic, size_t bytes);
+void set_arguments(const void *p, size_t bytes);
+void set_stacks(const void *p, size_t bytes);
+
+/* stream.cpp */
+void enqueue_task(cudaStream_t s, std::function<void()> task);
+
+} // namespace emu
+
+#endif
