@@ -1,0 +1,203 @@
+/* profile.c - contract: profile.h. */
+#include "host/profile.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/log.h"
+
+/* The functions that are timed: name, parameters, arguments. Sizes of scratch are asked for on the host and are not. */
+#define OPS(X)                                                                                                         \
+    X(mem_alloc, (ts_stream * s, void **p, size_t bytes), (s, p, bytes))                                               \
+    X(upload, (ts_stream * s, void *device, const void *host, size_t bytes), (s, device, host, bytes))                 \
+    X(download, (ts_stream * s, void *host, const void *device, size_t bytes), (s, host, device, bytes))               \
+    X(copy, (ts_stream * s, void *to, const void *from, size_t bytes), (s, to, from, bytes))                           \
+    X(zero, (ts_stream * s, void *p, size_t bytes), (s, p, bytes))                                                     \
+    X(linear_fwd,                                                                                                      \
+      (ts_stream * s, float *y, const float *x, const float *w, const float *b, const ts_linear *l, void *scratch),    \
+      (s, y, x, w, b, l, scratch))                                                                                     \
+    X(linear_bwd,                                                                                                      \
+      (ts_stream * s, float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,                \
+       const ts_linear *l, void *scratch),                                                                             \
+      (s, dx, dw, db, dy, x, w, l, scratch))                                                                           \
+    X(conv2d_fwd,                                                                                                      \
+      (ts_stream * s, float *y, const float *x, const float *w, const float *b, const ts_conv2d *c, void *scratch),    \
+      (s, y, x, w, b, c, scratch))                                                                                     \
+    X(conv2d_bwd,                                                                                                      \
+      (ts_stream * s, float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,                \
+       const ts_conv2d *c, void *scratch),                                                                             \
+      (s, dx, dw, db, dy, x, w, c, scratch))                                                                           \
+    X(group_norm_fwd,                                                                                                  \
+      (ts_stream * s, float *y, float *mean, float *rstd, const float *x, const float *gamma, const float *beta,       \
+       const ts_group_norm *n),                                                                                        \
+      (s, y, mean, rstd, x, gamma, beta, n))                                                                           \
+    X(group_norm_bwd,                                                                                                  \
+      (ts_stream * s, float *dx, float *dgamma, float *dbeta, const float *dy, const float *x, const float *mean,      \
+       const float *rstd, const float *gamma, const float *beta, const ts_group_norm *n, void *scratch),               \
+      (s, dx, dgamma, dbeta, dy, x, mean, rstd, gamma, beta, n, scratch))                                              \
+    X(act_fwd, (ts_stream * s, float *y, const float *x, ts_act act, int64_t N), (s, y, x, act, N))                    \
+    X(act_bwd, (ts_stream * s, float *dx, const float *dy, const float *x, ts_act act, int64_t N),                     \
+      (s, dx, dy, x, act, N))                                                                                          \
+    X(add, (ts_stream * s, float *y, const float *a, const float *b, int64_t N), (s, y, a, b, N))                      \
+    X(add_rows, (ts_stream * s, float *y, const float *a, const float *rows, int64_t M, int64_t R, int64_t N),         \
+      (s, y, a, rows, M, R, N))                                                                                        \
+    X(sum_rows, (ts_stream * s, float *drows, const float *dy, int64_t M, int64_t R, int64_t N),                       \
+      (s, drows, dy, M, R, N))                                                                                         \
+    X(scale_rows, (ts_stream * s, float *y, const float *a, const float *factor, int64_t M, int64_t N),                \
+      (s, y, a, factor, M, N))                                                                                         \
+    X(nearest2x_fwd, (ts_stream * s, float *y, const float *x, const ts_resample *r), (s, y, x, r))                    \
+    X(nearest2x_bwd, (ts_stream * s, float *dx, const float *dy, const ts_resample *r), (s, dx, dy, r))                \
+    X(area_fwd, (ts_stream * s, float *y, const float *x, const ts_resample *r), (s, y, x, r))                         \
+    X(area_bwd, (ts_stream * s, float *dx, const float *dy, const ts_resample *r), (s, dx, dy, r))                     \
+    X(bicubic_fwd, (ts_stream * s, float *y, const float *x, const ts_resample *r), (s, y, x, r))                      \
+    X(bicubic_bwd, (ts_stream * s, float *dx, const float *dy, const ts_resample *r), (s, dx, dy, r))                  \
+    X(ada_norm_fwd,                                                                                                    \
+      (ts_stream * s, float *r, float *y, float *mean, float *rstd, const float *x, const float *h, const float *gate, \
+       const float *scale, const float *shift, const ts_ada_norm *n),                                                  \
+      (s, r, y, mean, rstd, x, h, gate, scale, shift, n))                                                              \
+    X(ada_norm_bwd,                                                                                                    \
+      (ts_stream * s, float *dx, float *dh, float *dgate, float *dscale, float *dshift, const float *dy,               \
+       const float *dr, const float *r, const float *mean, const float *rstd, const float *h, const float *gate,       \
+       const float *scale, const ts_ada_norm *n),                                                                      \
+      (s, dx, dh, dgate, dscale, dshift, dy, dr, r, mean, rstd, h, gate, scale, n))                                    \
+    X(attention_fwd,                                                                                                   \
+      (ts_stream * s, float *out, float *lse, const float *qkv, const float *scale_mul, const int32_t *end,            \
+       const ts_attention *a, void *scratch),                                                                          \
+      (s, out, lse, qkv, scale_mul, end, a, scratch))                                                                  \
+    X(attention_bwd,                                                                                                   \
+      (ts_stream * s, float *dqkv, float *dscale_mul, const float *dout, const float *out, const float *lse,           \
+       const float *qkv, const float *scale_mul, const int32_t *end, const ts_attention *a, void *scratch),            \
+      (s, dqkv, dscale_mul, dout, out, lse, qkv, scale_mul, end, a, scratch))                                          \
+    X(attention_cached,                                                                                                \
+      (ts_stream * s, float *out, float *cache_k, float *cache_v, const float *qkv, const float *scale_mul,            \
+       const ts_attention *a, void *scratch),                                                                          \
+      (s, out, cache_k, cache_v, qkv, scale_mul, a, scratch))                                                          \
+    X(embedding_fwd, (ts_stream * s, float *y, const float *table, const int32_t *idx, int64_t N, int64_t C),          \
+      (s, y, table, idx, N, C))                                                                                        \
+    X(embedding_bwd,                                                                                                   \
+      (ts_stream * s, float *dtable, const float *dy, const int32_t *idx, int64_t N, int64_t C, int64_t V),            \
+      (s, dtable, dy, idx, N, C, V))                                                                                   \
+    X(fsq_fwd, (ts_stream * s, float *value, int32_t *idx, const float *z, const ts_fsq *q, int64_t N),                \
+      (s, value, idx, z, q, N))                                                                                        \
+    X(fsq_bwd, (ts_stream * s, float *dz, const float *dvalue, const float *z, const ts_fsq *q, int64_t N),            \
+      (s, dz, dvalue, z, q, N))                                                                                        \
+    X(fsq_decode, (ts_stream * s, float *value, const int32_t *idx, const ts_fsq *q, int64_t N),                       \
+      (s, value, idx, q, N))                                                                                           \
+    X(pyramid_add,                                                                                                     \
+      (ts_stream * s, float *f_hat, float *next, const float *code, const ts_phi *phi, const ts_pyramid *p, int D,     \
+       int k, int64_t B, void *scratch),                                                                               \
+      (s, f_hat, next, code, phi, p, D, k, B, scratch))                                                                \
+    X(residual_fsq_fwd,                                                                                                \
+      (ts_stream * s, float *f_hat, int32_t *idx, float *x, float *partial, float *stats, const float *f,              \
+       const float *log_gain, const ts_phi *phi, const ts_residual_fsq *q, int64_t B, void *scratch),                  \
+      (s, f_hat, idx, x, partial, stats, f, log_gain, phi, q, B, scratch))                                             \
+    X(residual_fsq_bwd,                                                                                                \
+      (ts_stream * s, float *df, float *dlog_gain, const ts_phi *dphi, const float *df_hat, float aux_weight,          \
+       const float *f, const float *x, const int32_t *idx, const float *log_gain, const ts_phi *phi,                   \
+       const ts_residual_fsq *q, int64_t B, void *scratch),                                                            \
+      (s, df, dlog_gain, dphi, df_hat, aux_weight, f, x, idx, log_gain, phi, q, B, scratch))                           \
+    X(residual_fsq_lookup,                                                                                             \
+      (ts_stream * s, float *code, const int32_t *idx, const float *log_gain, const ts_residual_fsq *q, int k,         \
+       int64_t B),                                                                                                     \
+      (s, code, idx, log_gain, q, k, B))                                                                               \
+    X(residual_vq_fwd,                                                                                                 \
+      (ts_stream * s, float *f_hat, int32_t *idx, float *partial, float *stats, const float *f, const float *codebook, \
+       const ts_phi *phi, const ts_residual_vq *q, int64_t B, void *scratch),                                          \
+      (s, f_hat, idx, partial, stats, f, codebook, phi, q, B, scratch))                                                \
+    X(residual_vq_bwd,                                                                                                 \
+      (ts_stream * s, float *df, float *dcodebook, const ts_phi *dphi, const float *df_hat, float loss_weight,         \
+       const float *f, const int32_t *idx, const float *codebook, const ts_phi *phi, const ts_residual_vq *q,          \
+       int64_t B, void *scratch),                                                                                      \
+      (s, df, dcodebook, dphi, df_hat, loss_weight, f, idx, codebook, phi, q, B, scratch))                             \
+    X(cross_entropy,                                                                                                   \
+      (ts_stream * s, float *loss, float *dlogits, const float *logits, const int32_t *target, float grad_scale,       \
+       int64_t N, int64_t V),                                                                                          \
+      (s, loss, dlogits, logits, target, grad_scale, N, V))                                                            \
+    X(digit_head,                                                                                                      \
+      (ts_stream * s, float *loss, float *du, const ts_digit_params *grad, const float *u, const int32_t *code,        \
+       const int32_t *scale_of, const ts_digit_params *param, float grad_scale, const ts_digit_head *d, int64_t N,     \
+       int64_t T, void *scratch),                                                                                      \
+      (s, loss, du, grad, u, code, scale_of, param, grad_scale, d, N, T, scratch))                                     \
+    X(sample, (ts_stream * s, int32_t * idx, const float *logits, const ts_sample *a, void *scratch),                  \
+      (s, idx, logits, a, scratch))                                                                                    \
+    X(sample_digits,                                                                                                   \
+      (ts_stream * s, int32_t * idx, const float *u, const ts_digit_params *param, const ts_digit_head *d, int k,      \
+       const ts_sample *a, void *scratch),                                                                             \
+      (s, idx, u, param, d, k, a, scratch))                                                                            \
+    X(pixel_loss,                                                                                                      \
+      (ts_stream * s, float *sums, float *dx, const float *x, const float *target, float w1, float w2, int64_t N),     \
+      (s, sums, dx, x, target, w1, w2, N))                                                                             \
+    X(grad_norm, (ts_stream * s, float *norm, const float *g, int64_t N), (s, norm, g, N))                             \
+    X(adamw,                                                                                                           \
+      (ts_stream * s, float *p, float *m, float *v, float *ema, const float *g, const float *norm, const ts_adamw *a,  \
+       int64_t N_decay, int64_t N),                                                                                    \
+      (s, p, m, v, ema, g, norm, a, N_decay, N))
+
+#define NUMBER(op, parameters, arguments) OP_##op,
+enum { OPS(NUMBER) N_OPS };
+_Static_assert((int)N_OPS <= (int)TS_PROFILE_MAX, "a reader has room for every op");
+
+static struct {
+    const ts_backend *real; /* NULL: no profile is on */
+    ts_backend timed;
+    double begin;
+    ts_profile_line line[N_OPS];
+} profile;
+
+static ts_status note(int op, ts_stream *s, double start, ts_status st)
+{
+    if (st == TS_OK) st = profile.real->stream_sync(s);
+    profile.line[op].calls++;
+    profile.line[op].seconds += ts_seconds() - start;
+    return st;
+}
+
+#define TIMED(op, parameters, arguments)                                                                               \
+    static ts_status op parameters                                                                                     \
+    {                                                                                                                  \
+        double start = ts_seconds();                                                                                   \
+        return note(OP_##op, s, start, profile.real->op arguments);                                                    \
+    }
+OPS(TIMED)
+
+ts_status ts_profile_begin(ts_device *d)
+{
+    if (profile.real) return ts_fail(TS_E_BUSY, "a profile is on already");
+    profile.real = d->be;
+    profile.timed = *d->be;
+#define REPLACE(op, parameters, arguments) profile.timed.op = op;
+    OPS(REPLACE)
+    d->be = &profile.timed;
+    ts_profile_reset();
+    return TS_OK;
+}
+
+void ts_profile_end(ts_device *d)
+{
+    if (!profile.real || d->be != &profile.timed) return;
+    d->be = profile.real;
+    profile.real = NULL;
+}
+
+void ts_profile_reset(void)
+{
+#define NAME(op, parameters, arguments) profile.line[OP_##op] = (ts_profile_line){ #op, 0, 0 };
+    OPS(NAME)
+    profile.begin = ts_seconds();
+}
+
+static int longest_first(const void *a, const void *b)
+{
+    double x = ((const ts_profile_line *)a)->seconds, y = ((const ts_profile_line *)b)->seconds;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+int ts_profile_read(ts_profile_line out[TS_PROFILE_MAX], double *wall)
+{
+    int n = 0;
+    *wall = ts_seconds() - profile.begin;
+    for (int i = 0; i < N_OPS; i++)
+        if (profile.line[i].calls > 0) out[n++] = profile.line[i];
+    qsort(out, (size_t)n, sizeof *out, longest_first);
+    return n;
+}
