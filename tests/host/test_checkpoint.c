@@ -255,7 +255,7 @@ T_TEST(bad_manifests)
         "{\"files\":{\"none\":{\"bytes\":0,\"xxh3\":\"2d06800538d394c2\"}}}",
         "{\"files\":{\"../x/a\":{\"bytes\":0,\"xxh3\":\"2d06800538d394c2\"}}}",
         "{\"files\":{\"a\":{\"bytes\":0,\"xxh3\":\"2D06800538D394C2\"}}}",
-        "{\"files\":{\"a\":{\"bytes\":0,\"xxh3\":\"2d06800538d394c2\"},\"a\":{}}}",
+        "{\"files\":{\"a\":{},\"a\":{\"bytes\":0,\"xxh3\":\"2d06800538d394c2\"}}}",
     };
     T_OK(ts_dir_make(IN("x")));
     T_OK(ts_file_replace(IN("x/a"), "", 0));
