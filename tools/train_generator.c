@@ -93,33 +93,40 @@ static ts_status save(trainer *t, void *context, const char *path)
     return ts_generator_save(((generator_run *)context)->model, path, TS_BUFFER_EMA, TS_ST_F32);
 }
 
-/* The digit head starts at the log frequencies of the training set, per scale and channel. */
-static ts_status start_from_frequencies(generator_run *r)
+/* How often each digit occurs, per scale and channel. */
+static ts_status count_digits(const generator_run *r, int64_t *count)
 {
     const ts_digit_head *d = &r->model->digits;
     const ts_pyramid *p = &r->model->p;
-    if (r->model->c.head != TS_HEAD_DIGITS) return TS_OK;
-    int n = p->K * d->sum_L;
-    float *c = malloc((size_t)n * sizeof *c);
-    if (!c) return ts_fail(TS_E_NOMEM, "out of host memory");
-    for (int i = 0; i < n; i++) c[i] = 1; /* a count never seen is one, not zero */
-    ts_status st = TS_OK;
-    for (int64_t i = 0; i < ts_token_set_count(r->data) && st == TS_OK; i++) {
+    for (int64_t i = 0; i < ts_token_set_count(r->data); i++) {
         int32_t label;
         uint64_t source;
-        st = ts_token_set_get(r->data, i, r->tokens, &label, &source);
+        TS_TRY(ts_token_set_get(r->data, i, r->tokens, &label, &source));
         for (int k = 0; k < p->K; k++)
-            for (int32_t t = p->start[k]; st == TS_OK && t < p->start[k + 1]; t++)
+            for (int32_t t = p->start[k]; t < p->start[k + 1]; t++)
                 for (int j = 0; j < d->D; j++)
-                    c[k * d->sum_L + d->off[j] + r->tokens[t] / d->basis[j] % d->level[j]]++;
+                    count[k * d->sum_L + d->off[j] + r->tokens[t] / d->basis[j] % d->level[j]]++;
     }
-    for (int k = 0; k < p->K; k++)
-        for (int j = 0; j < d->D; j++) {
-            float *x = c + k * d->sum_L + d->off[j], sum = 0;
-            for (int l = 0; l < d->level[j]; l++) sum += x[l];
-            for (int l = 0; l < d->level[j]; l++) x[l] = logf(x[l] / sum);
-        }
+    return TS_OK;
+}
+
+/* The digit head starts at the log frequencies of the training set, per scale and channel. */
+static ts_status start_from_frequencies(const generator_run *r)
+{
+    const ts_digit_head *d = &r->model->digits;
+    if (r->model->c.head != TS_HEAD_DIGITS) return TS_OK;
+    int n = r->model->p.K * d->sum_L;
+    int64_t *count = malloc((size_t)n * sizeof *count);
+    float *c = malloc((size_t)n * sizeof *c);
+    for (int i = 0; count && i < n; i++) count[i] = 1; /* one never seen has a probability too */
+    ts_status st = count && c ? count_digits(r, count) : ts_fail(TS_E_NOMEM, "out of host memory");
+    for (int i = 0, j = 0; i < n && st == TS_OK; i += d->level[j], j = (j + 1) % d->D) {
+        int64_t sum = 0;
+        for (int l = 0; l < d->level[j]; l++) sum += count[i + l];
+        for (int l = 0; l < d->level[j]; l++) c[i + l] = (float)log((double)count[i + l] / (double)sum);
+    }
     if (st == TS_OK) st = ts_params_put(r->model->params, r->model->digit_logit, c);
+    free(count);
     free(c);
     return st;
 }
@@ -147,6 +154,10 @@ static ts_status check_data(const generator_run *r, const char *dir)
     if (!hash || strcmp(hash, r->tokenizer->hash) != 0)
         st = ts_fail(TS_E_DATA, "%s: made by tokenizer %s, but the given tokenizer is %s", dir, hash ? hash : "(unknown)",
                      r->tokenizer->hash);
+    else if (ts_token_set_T(r->data) != r->tokenizer->q.p.T || ts_token_set_V(r->data) != r->tokenizer->c.q.V)
+        st = ts_fail(TS_E_DATA, "%s: %lld tokens of %lld codes a picture, the tokenizer has %d of %d", dir,
+                     (long long)ts_token_set_T(r->data), (long long)ts_token_set_V(r->data), r->tokenizer->q.p.T,
+                     r->tokenizer->c.q.V);
     json_decref(info);
     return st;
 }
@@ -186,10 +197,10 @@ static ts_status run(generator_run *r, const train_options *o, json_t *preset, t
     r->loss = malloc(B * T * TS_MAX_D * sizeof *r->loss);
     if (!r->tokens || !r->labels || !r->keep || !r->loss) return ts_fail(TS_E_NOMEM, "out of host memory");
     TS_TRY(start_from_frequencies(r));
+    TS_TRY(trainer_begin(t, preset, o->resume));
     ts_log("generator: %.2f M parameters, %lld pictures of %zu tokens, %lld steps of %lld",
            (double)ts_params_floats(t->params) / 1e6, (long long)ts_token_set_count(r->data), T, (long long)t->c.steps,
            (long long)t->c.batch);
-    TS_TRY(trainer_begin(t, preset, o->resume));
     return trainer_run(t);
 }
 

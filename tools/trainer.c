@@ -49,7 +49,7 @@ void trainer_mean(trainer *t, const char *name, double value)
     while (i < t->n && strcmp(t->name[i], name) != 0) i++;
     if (i == TS_MAX_METRICS) return;
     if (i == t->n) {
-        t->name[t->n++] = name;
+        snprintf(t->name[t->n++], sizeof t->name[0], "%s", name);
         t->sum[i] = 0;
     }
     t->sum[i] += value;
@@ -89,12 +89,22 @@ static ts_status record(trainer *t, double lr)
 
 /* --- checkpoints --- */
 
+static const char *dtype(const trainer *t)
+{
+    return ts_graph_device(t->g)->math == TS_MATH_BF16 ? "bf16" : "f32";
+}
+
 static ts_status save_state(const trainer *t, const char *dir)
 {
-    json_t *o = json_pack("{s:I,s:I,s:I,s:I,s:{}}", "step", (json_int_t)t->step, "skipped", (json_int_t)t->skipped, "count",
-                          (json_int_t)t->count, "in_a_row", (json_int_t)t->skipped_in_a_row, "sums");
-    for (int i = 0; o && i < t->n; i++) json_object_set_new(json_object_get(o, "sums"), t->name[i], json_real(t->sum[i]));
-    char *text = o ? json_dumps(o, JSON_INDENT(1) | JSON_REAL_PRECISION(17)) : NULL, *path = ts_format("%s/trainer_state.json", dir);
+    json_t *o = json_pack("{s:I,s:I,s:I,s:I,s:I,s:s,s:{}}", "step", (json_int_t)t->step, "skipped", (json_int_t)t->skipped,
+                          "count", (json_int_t)t->count, "in_a_row", (json_int_t)t->skipped_in_a_row, "seed",
+                          (json_int_t)t->seed, "dtype", dtype(t), "sums");
+    for (int i = 0; o && i < t->n; i++) { /* hexadecimal: exact, and a sum may be no number */
+        char text[40];
+        snprintf(text, sizeof text, "%a", t->sum[i]);
+        json_object_set_new(json_object_get(o, "sums"), t->name[i], json_string(text));
+    }
+    char *text = o ? json_dumps(o, JSON_INDENT(1)) : NULL, *path = ts_format("%s/trainer_state.json", dir);
     ts_status st = text && path ? ts_file_replace(path, text, strlen(text)) : ts_fail(TS_E_NOMEM, "out of host memory");
     free(text);
     free(path);
@@ -109,6 +119,7 @@ enum { N_STATE = 4 };
 static ts_status checkpoint(trainer *t)
 {
     char *dir;
+    TS_TRY(ts_metrics_sync(t->metrics)); /* no power cut leaves a checkpoint without the records before it */
     TS_TRY(ts_checkpoint_begin(t->run, t->step, &dir));
     char *model = ts_format("%s/model.safetensors", dir), *optimizer = ts_format("%s/optimizer.safetensors", dir);
     ts_status st = model && optimizer ? t->save(t, t->context, model) : ts_fail(TS_E_NOMEM, "out of host memory");
@@ -123,20 +134,35 @@ static ts_status checkpoint(trainer *t)
     return ts_checkpoint_commit(t->run, t->step, dir, KEEP);
 }
 
+/* What is drawn, and how products are rounded, must not change in the middle of a run. */
+static ts_status check_same(const trainer *t, const json_t *o)
+{
+    const json_t *seed = json_object_get(o, "seed");
+    const char *math = json_string_value(json_object_get(o, "dtype"));
+    uint64_t was = (uint64_t)json_integer_value(seed);
+    if (seed && was != t->seed)
+        return ts_fail(TS_E_ARG, "%s: --seed is %llu, expected %llu as this run was started with", t->run,
+                       (unsigned long long)t->seed, (unsigned long long)was);
+    if (math && strcmp(math, dtype(t)) != 0)
+        return ts_fail(TS_E_ARG, "%s: --dtype is %s, expected %s as this run was started with", t->run, dtype(t), math);
+    return TS_OK;
+}
+
 static ts_status load_state(trainer *t, const char *dir)
 {
     char *path = ts_format("%s/trainer_state.json", dir);
     json_error_t e;
     json_t *o = path ? json_load_file(path, 0, &e) : NULL;
-    ts_status st = o ? TS_OK : ts_fail(TS_E_DATA, "%s: cannot be read as JSON", path ? path : dir);
-    if (o) {
+    ts_status st = o ? check_same(t, o) : ts_fail(TS_E_DATA, "%s: cannot be read as JSON", path ? path : dir);
+    if (st == TS_OK) {
         t->step = json_integer_value(json_object_get(o, "step"));
         t->skipped = json_integer_value(json_object_get(o, "skipped"));
         t->skipped_in_a_row = json_integer_value(json_object_get(o, "in_a_row"));
         t->count = json_integer_value(json_object_get(o, "count"));
         const char *name;
         json_t *v;
-        json_object_foreach(json_object_get(o, "sums"), name, v) trainer_mean(t, strdup(name), json_real_value(v));
+        json_object_foreach(json_object_get(o, "sums"), name, v)
+            if (json_is_string(v)) trainer_mean(t, name, strtod(json_string_value(v), NULL));
     }
     json_decref(o);
     free(path);

@@ -38,7 +38,7 @@ typedef struct trainer {
     int64_t skipped, skipped_in_a_row;
     /* Means since the last record, by name. */
     int n;
-    const char *name[TS_MAX_METRICS];
+    char name[TS_MAX_METRICS][32];
     double sum[TS_MAX_METRICS];
     int64_t count;
     /* Record values of this step alone, appended to the means. */
@@ -62,7 +62,7 @@ ts_status trainer_begin(trainer *t, const json_t *config, int resume);
 ts_status trainer_run(trainer *t);
 void trainer_end(trainer *t);
 
-void trainer_mean(trainer *t, const char *name, double value); /* name: a literal, in the same order at every step */
+void trainer_mean(trainer *t, const char *name, double value); /* in the same order at every step */
 void trainer_now(trainer *t, double value, const char *name, ...) __attribute__((format(printf, 3, 4)));
 
 /* Position n of a run over `count` samples: a fresh permutation each epoch. */
