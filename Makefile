@@ -8,6 +8,8 @@
 #   V=1            show the commands
 #   PREFIX=/usr/local DESTDIR=   where `make install` puts things
 
+MAKEFLAGS += -j$(shell nproc)
+
 CC      := $(if $(filter default,$(origin CC)),gcc,$(CC))
 ARCH    ?= native
 PREFIX  ?= /usr/local
@@ -40,7 +42,7 @@ CUDA_LIBS = $(if $(filter 1,$(CUDA)),-L$(CUDA_HOME)/lib64 -lcudart_static -lstdc
 # The emulated device of tests/emu runs the same sources, compiled by the host compiler, in a second set of test programs.
 # -fsanitize=thread stands for the callbacks of every memory access; its library is not linked.
 EMU      := $(B)/emu
-EMU_FLAGS = -std=c++17 -g -O2 -march=$(ARCH) -fno-math-errno -fno-trapping-math -ffp-contract=off -Wall -Wextra \
+EMU_FLAGS = -std=c++17 -g -O2 -march=$(ARCH) -fno-math-errno -fno-trapping-math -ffp-contract=off -Wall -Wextra -Wno-unknown-pragmas \
             -Itests/emu/include -Iinclude -I. -MMD -MP
 EMU_HOOKS = $(if $(ASAN),$(SAN),-fsanitize=thread)
 EMU_OBJ  := $(patsubst %.cu,$(EMU)/obj/%.o,$(filter-out %/cublas.cu,$(CUDA_SRC))) \
