@@ -2,37 +2,36 @@
 #include "models/transformer.h"
 
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 
 enum { GATE_1, GATE_2, SCALE_1, SCALE_2, SHIFT_1, SHIFT_2, CHUNKS };
 
-linear linear_declare(ts_params *p, int64_t I, int64_t O, float std, const char *name, ...)
+typedef struct {
+    char text[64];
+} path;
+
+static path in_block(int i, const char *name)
 {
-    char text[96];
-    va_list args;
-    va_start(args, name);
-    vsnprintf(text, sizeof text, name, args);
-    va_end(args);
+    path r;
+    snprintf(r.text, sizeof r.text, "blocks.%d.%s", i, name);
+    return r;
+}
+
+linear linear_declare(ts_params *p, int64_t I, int64_t O, float std, const char *name)
+{
     linear l;
-    l.w = ts_params_add(p, ts_init_all(TS_INIT_NORMAL, std), TS_PARAM_DECAY, 2, TG_DIMS(O, I), "%s.weight", text);
-    l.b = ts_params_add(p, ts_init_all(TS_INIT_CONST, 0), 0, 1, TG_DIMS(O), "%s.bias", text);
+    l.w = ts_params_add(p, ts_init_all(TS_INIT_NORMAL, std), TS_PARAM_DECAY, 2, TG_DIMS(O, I), "%s.weight", name);
+    l.b = ts_params_add(p, ts_init_all(TS_INIT_CONST, 0), 0, 1, TG_DIMS(O), "%s.bias", name);
     return l;
 }
 
 /* Modulation weights start small, the gates' near zero; the gates' biases start at one, as in a plain pre-norm block. */
-static linear ada_declare(ts_params *p, int64_t C, float std, const char *name, ...) __attribute__((format(printf, 4, 5)));
-static linear ada_declare(ts_params *p, int64_t C, float std, const char *name, ...)
+static linear ada_declare(ts_params *p, int64_t C, float std, const char *name)
 {
-    char text[96];
-    va_list args;
-    va_start(args, name);
-    vsnprintf(text, sizeof text, name, args);
-    va_end(args);
     linear l;
     ts_init w = { TS_INIT_NORMAL, std / 2, std * 1e-3f, 2 * C * C }, b = { TS_INIT_CONST, 0, 1, 2 * C };
-    l.w = ts_params_add(p, w, TS_PARAM_DECAY, 2, TG_DIMS(CHUNKS * C, C), "%s.weight", text);
-    l.b = ts_params_add(p, b, 0, 1, TG_DIMS(CHUNKS * C), "%s.bias", text);
+    l.w = ts_params_add(p, w, TS_PARAM_DECAY, 2, TG_DIMS(CHUNKS * C, C), "%s.weight", name);
+    l.b = ts_params_add(p, b, 0, 1, TG_DIMS(CHUNKS * C), "%s.bias", name);
     return l;
 }
 
@@ -46,7 +45,7 @@ static void block_declare(transformer_block *b, ts_params *p, const ts_generator
         ts_init gss = { TS_INIT_NORMAL, unit / 2, unit * 1e-3f, 2 * C };
         b->ada_gss = ts_params_add(p, gss, 0, 4, TG_DIMS(1, 1, CHUNKS, C), "blocks.%d.ada_gss", i);
     } else {
-        b->ada_lin = ada_declare(p, C, std, "blocks.%d.ada_lin.1", i);
+        b->ada_lin = ada_declare(p, C, std, in_block(i, "ada_lin.1").text);
     }
     b->mat_qkv = ts_params_add(p, ts_init_all(TS_INIT_NORMAL, std), TS_PARAM_DECAY, 2, TG_DIMS(3 * C, C),
                                "blocks.%d.attn.mat_qkv.weight", i);
@@ -57,9 +56,9 @@ static void block_declare(transformer_block *b, ts_params *p, const ts_generator
     if (c->attn_l2_norm)
         b->scale_mul = ts_params_add(p, ts_init_all(TS_INIT_CONST, logf(4)), 0, 4, TG_DIMS(1, c->num_heads, 1, 1),
                                      "blocks.%d.attn.scale_mul_1H11", i);
-    b->proj = linear_declare(p, C, C, deep, "blocks.%d.attn.proj", i);
-    b->fc1 = linear_declare(p, C, hidden, std, "blocks.%d.ffn.fc1", i);
-    b->fc2 = linear_declare(p, hidden, C, deep, "blocks.%d.ffn.fc2", i);
+    b->proj = linear_declare(p, C, C, deep, in_block(i, "attn.proj").text);
+    b->fc1 = linear_declare(p, C, hidden, std, in_block(i, "ffn.fc1").text);
+    b->fc2 = linear_declare(p, hidden, C, deep, in_block(i, "ffn.fc2").text);
 }
 
 void transformer_declare(transformer *m, ts_params *p, const ts_generator_config *c)

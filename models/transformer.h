@@ -62,6 +62,6 @@ void transformer_cache(ts_graph *g, const transformer *m, int64_t B, int64_t T_m
 ts_tensor *transformer_forward(ts_graph *g, const transformer *m, ts_tensor *x_BTC, const modulation *mod, ts_tensor *end,
                                const float *keep, kv_cache *cache);
 
-linear linear_declare(ts_params *p, int64_t I, int64_t O, float std, const char *name, ...) __attribute__((format(printf, 5, 6)));
+linear linear_declare(ts_params *p, int64_t I, int64_t O, float std, const char *name);
 
 #endif
