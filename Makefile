@@ -111,6 +111,9 @@ $(B)/demo-page: $(B)/obj/tools/demo/page.o $(LIB_OBJ)
 demo: $(B)/tessera $(B)/demo-page ## generate and reconstruct pictures with the models in the tree; see demo/index.html
 	@tools/demo/run.sh $(B)
 
+bench: $(B)/tessera ## measure every kernel (bench/README.md)
+	@$(B)/tessera bench kernels --seconds 0.2
+
 bootstrap: ## install what is missing (as root), or print the one command that does
 	@tools/bootstrap.sh
 
@@ -145,6 +148,6 @@ clean: ## remove everything that was built
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
 
-.PHONY: all demo bootstrap check fuzz install uninstall clean help
+.PHONY: all demo bench bootstrap check fuzz install uninstall clean help
 .SECONDARY:
 -include $(shell find $(B)/obj $(EMU)/obj -name '*.d' 2>/dev/null)

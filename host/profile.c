@@ -174,7 +174,7 @@ ts_status ts_profile_begin(ts_device *d)
 
 void ts_profile_end(ts_device *d)
 {
-    if (!profile.real || d->be != &profile.timed) return;
+    if (!profile.real || !d || d->be != &profile.timed) return;
     d->be = profile.real;
     profile.real = NULL;
 }

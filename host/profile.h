@@ -22,7 +22,7 @@ typedef struct {
 
 /* TS_E_BUSY if a profile is on already. */
 ts_status ts_profile_begin(ts_device *d);
-void ts_profile_end(ts_device *d); /* the device has its own backend again; nothing happens if none was on */
+void ts_profile_end(ts_device *d); /* the device has its own backend again; nothing happens if none was on; NULL is fine */
 
 /* All counts to zero, wall time from now. */
 void ts_profile_reset(void);

@@ -3,6 +3,8 @@
 #include <string.h>
 
 #include "host/file.h"
+#include "host/profile.h"
+#include "tools/bench.h"
 #include "tools/commands.h"
 #include "tools/train.h"
 
@@ -27,7 +29,10 @@ static ts_status train(const train_options *o, int generator)
     json_t *steps = json_object_get(json_object_get(preset, "train"), "steps");
     if (o->steps > 0 && steps) json_integer_set(steps, o->steps);
     ts_status st = common_device(&d, &o->common);
+    if (st == TS_OK && o->profile) st = ts_profile_begin(d);
     if (st == TS_OK) st = generator ? train_generator(o, preset, d) : train_tokenizer(o, preset, d);
+    if (st == TS_OK && o->profile) bench_profile(NULL, 1, "the whole run");
+    ts_profile_end(d);
     ts_device_close(d);
     json_decref(preset);
     return st;
@@ -59,6 +64,8 @@ int cmd_train(int argc, char **argv)
         { .name = "resume", .kind = OPT_FLAG, .value = &o.resume, .help = "go on with the run in RUN" },
         { .name = "steps", .kind = OPT_INT, .value = &o.steps, .min = 0, .max = 1000000000, .argument = "N",
           .help = "optimizer steps, 0 for what the preset says" },
+        { .name = "profile", .kind = OPT_FLAG, .value = &o.profile,
+          .help = "at the end, say where the time went; each op waits for the device, so a GPU is slower" },
         COMMON_OPTIONS(o.common),
         { .name = NULL }
     };

@@ -89,8 +89,7 @@ static ts_status forward(trainer *t, void *context)
 
 static ts_status save(trainer *t, void *context, const char *path)
 {
-    (void)t;
-    return ts_generator_save(((generator_run *)context)->model, path, TS_BUFFER_EMA, TS_ST_F32);
+    return ts_generator_save(((generator_run *)context)->model, path, TS_BUFFER_EMA, t->c.save);
 }
 
 /* How often each digit occurs, per scale and channel. */
@@ -131,8 +130,7 @@ static ts_status start_from_frequencies(const generator_run *r)
     return st;
 }
 
-/* What follows from the tokenizer may be left out of the preset's model, and must agree where it is given. */
-static void complete(json_t *model, const ts_tokenizer *t, int classes)
+void train_generator_complete(json_t *model, const ts_tokenizer *t, int classes)
 {
     json_t *c = ts_tokenizer_config_json(&t->c), *q = json_object_get(c, "quantizer");
     if (!json_object_get(model, "patch_nums")) json_object_set(model, "patch_nums", json_object_get(c, "patch_nums"));
@@ -182,7 +180,7 @@ static ts_status run(generator_run *r, const train_options *o, json_t *preset, t
     TS_TRY(ts_tokenizer_load(&r->tokenizer, d, o->tokenizer));
     TS_TRY(ts_token_set_open(&r->data, o->data, 0));
     TS_TRY(check_data(r, o->data));
-    complete(json_object_get(preset, "model"), r->tokenizer, ts_token_set_classes(r->data));
+    train_generator_complete(json_object_get(preset, "model"), r->tokenizer, ts_token_set_classes(r->data));
     TS_TRY(ts_generator_config_read(&c, json_object_get(preset, "model"), o->config_path));
     TS_TRY(ts_generator_new(&r->model, d, &c, 1, t->seed));
     TS_TRY(ts_generator_fits(r->model, r->tokenizer, o->tokenizer));

@@ -111,8 +111,7 @@ static ts_status measure(trainer *t, void *context)
 
 static ts_status save(trainer *t, void *context, const char *path)
 {
-    (void)t;
-    return ts_tokenizer_save(((tokenizer_run *)context)->model, path, TS_BUFFER_EMA, TS_ST_F32);
+    return ts_tokenizer_save(((tokenizer_run *)context)->model, path, TS_BUFFER_EMA, t->c.save);
 }
 
 static ts_status start_loader(tokenizer_run *r, int threads)

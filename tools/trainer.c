@@ -29,6 +29,7 @@ ts_status train_config_read(train_config *c, const json_t *o, const char *file, 
     c->weight_decay = ts_read_number(&r, "weight_decay", 0, 10, 0.05);
     c->clip = ts_read_number(&r, "clip", 0, 1e6, 1);
     c->ema = ts_read_number(&r, "ema", 0, 0.999999, 0.999);
+    c->save = ts_read_choice(&r, "save", "f32|bf16", "f32") ? TS_ST_BF16 : TS_ST_F32;
     if (tokenizer) {
         c->l1 = ts_read_number(&r, "l1", 0, 1000, 0.2);
         c->l2 = ts_read_number(&r, "l2", 0, 1000, 1);

@@ -20,6 +20,7 @@ typedef struct {
     double beta1, beta2, weight_decay, clip, ema;
     double l1, l2, scale_dropout; /* tokenizer */
     double label_dropout, drop_path; /* generator */
+    ts_st_dtype save;   /* of the model files; what a run resumes from is float32 always */
     int augment;        /* tokenizer: an augment_kind */
 } train_config;
 

@@ -24,6 +24,14 @@ static ts_status find_device(int index)
     return ts_cuda(cudaSetDevice(index), "cuda device");
 }
 
+static ts_status find_limits(ts_stream *s)
+{
+    int bytes = 0;
+    TS_TRY(ts_cuda(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, s->index), "cuda device"));
+    s->most_shared = (size_t)bytes;
+    return TS_OK;
+}
+
 static ts_status open_blas(ts_stream *s)
 {
     s->blas = ts_cublas_load();
@@ -38,6 +46,7 @@ static ts_status open_blas(ts_stream *s)
 static ts_status open_stream(ts_stream *s)
 {
     TS_TRY(find_device(s->index));
+    TS_TRY(find_limits(s));
     TS_TRY(ts_cuda(cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking), "cuda stream"));
     TS_TRY(ts_cuda(cudaMalloc((void **)&s->bad_draw, sizeof *s->bad_draw), "cuda stream"));
     TS_TRY(ts_cuda(cudaMemsetAsync(s->bad_draw, 0xff, sizeof *s->bad_draw, s->stream), "cuda stream"));

@@ -12,7 +12,8 @@
 #include "tessera/types.h"
 
 struct ts_stream {
-    int index; /* of the device */
+    int index;          /* of the device                                             */
+    size_t most_shared; /* bytes of shared memory that a block can have, if it asks  */
     cudaStream_t stream;
     const ts_cublas *blas;
     cublasHandle_t blas_handle;

@@ -122,9 +122,11 @@ cudaError_t cudaSetDevice(int device)
     return device >= 0 && device < n ? cudaSuccess : cudaErrorInvalidDevice;
 }
 
+/* TS_EMU_SHARED: bytes of shared memory that a block can have, less on some devices than on sm_80. */
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int)
 {
-    *value = attribute == cudaDevAttrComputeCapabilityMajor ? 8 : (int)emu::MAX_SHARED;
+    const char *text = getenv("TS_EMU_SHARED");
+    *value = attribute == cudaDevAttrComputeCapabilityMajor ? 8 : text ? atoi(text) : (int)emu::MAX_SHARED;
     return cudaSuccess;
 }
 

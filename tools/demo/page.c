@@ -1,4 +1,5 @@
-/* page.c - the body of demo/index.html on standard output: the pictures of demo/ cut into tiles and inlined, with what they cost.
+/* page.c - the body of demo/index.html on standard output: the pictures of demo/ cut into tiles and inlined, with what
+ * they cost.
  *
  *     demo-page MODELS PICTURES STEPS      STEPS: lines of milliseconds, what was done, its command line; tab between
  *
@@ -31,11 +32,16 @@ typedef struct {
 static void put_escaped(const char *text)
 {
     for (; *text; text++) {
-        if (*text == '<') printf("&lt;");
-        else if (*text == '>') printf("&gt;");
-        else if (*text == '&') printf("&amp;");
-        else if (*text == '"') printf("&quot;");
-        else putchar(*text);
+        if (*text == '<')
+            printf("&lt;");
+        else if (*text == '>')
+            printf("&gt;");
+        else if (*text == '&')
+            printf("&amp;");
+        else if (*text == '"')
+            printf("&quot;");
+        else
+            putchar(*text);
     }
 }
 
@@ -69,12 +75,14 @@ static ts_status cut(ts_image *out, const ts_image *grid, int size, int row, int
 {
     int top = GAP + row * (size + GAP), left = GAP + column * (size + GAP);
     if ((top + size + GAP) * ZOOM > grid->height || (left + size + GAP) * ZOOM > grid->width)
-        return ts_fail(TS_E_DATA, "a grid of %d x %d pixels has no row %d, column %d", grid->width, grid->height, row, column);
+        return ts_fail(TS_E_DATA, "a grid of %d x %d pixels has no row %d, column %d", grid->width, grid->height, row,
+                       column);
     *out = (ts_image){ size, size, malloc((size_t)size * (size_t)size * 3) };
     if (!out->rgb) return ts_fail(TS_E_NOMEM, "out of host memory");
     for (int y = 0; y < size; y++)
         for (int x = 0; x < size; x++)
-            memcpy(out->rgb + (y * size + x) * 3, grid->rgb + ((int64_t)(top + y) * ZOOM * grid->width + (left + x) * ZOOM) * 3, 3);
+            memcpy(out->rgb + (y * size + x) * 3,
+                   grid->rgb + ((int64_t)(top + y) * ZOOM * grid->width + (left + x) * ZOOM) * 3, 3);
     return TS_OK;
 }
 
@@ -104,7 +112,8 @@ static void put_facts(const page *p)
 {
     int K = p->t->q.p.K, side = p->t->c.image_size;
     printf("<ul class=\"facts\">\n<li><b>%d</b>tokens a picture, in %d scales\n", p->t->q.p.T, K);
-    printf("<li><b>%.0f bits</b>instead of %d for %d &times; %d pixels\n", bits_up_to(p->t, K - 1), side * side * 24, side, side);
+    printf("<li><b>%.0f bits</b>instead of %d for %d &times; %d pixels\n", bits_up_to(p->t, K - 1), side * side * 24,
+           side, side);
     printf("<li><b>%d passes</b>make a new picture, one for each scale\n", K);
     printf("<li><b>%.2f M</b>parameters in the tokenizer\n", (double)ts_params_floats(p->t->params) / 1e6);
     printf("<li><b>%.2f M</b>parameters in the generator\n</ul>\n", (double)ts_params_floats(p->m->params) / 1e6);
@@ -115,8 +124,10 @@ static ts_status put_samples(const page *p)
     ts_image grid;
     TS_TRY(ts_image_read(&grid, "demo/samples.png"));
     int size = p->t->c.image_size, columns = (grid.width / ZOOM - GAP) / (size + GAP);
-    printf("<h2>Generated</h2>\n<p>Not one of these existed before: the generator drew them from a class name and a random seed.</p>\n"
-           "<div class=\"card\" style=\"--columns: %d\">\n", columns);
+    printf("<h2>Generated</h2>\n<p>Not one of these existed before: the generator drew them from a class name and a "
+           "random seed.</p>\n"
+           "<div class=\"card\" style=\"--columns: %d\">\n",
+           columns);
     ts_status st = TS_OK;
     for (int c = 0; c < p->m->c.num_classes && st == TS_OK; c++) {
         const char *name = p->m->classes ? p->m->classes[c] : "class";
@@ -153,7 +164,8 @@ static ts_status put_reconstruction(const page *p, const ts_image *grid, int row
         if (st != TS_OK) break;
         printf("<figure>");
         st = put_image(&tile, name);
-        printf("<figcaption>%.1f dB</figcaption></figure>\n", ts_psnr(ts_mse(input.rgb, tile.rgb, (int64_t)size * size * 3)));
+        printf("<figcaption>%.1f dB</figcaption></figure>\n",
+               ts_psnr(ts_mse(input.rgb, tile.rgb, (int64_t)size * size * 3)));
         ts_image_free(&tile);
     }
     printf("</div></div>\n");
@@ -166,12 +178,15 @@ static ts_status put_reconstructions(const page *p)
     ts_image grid;
     TS_TRY(ts_image_read(&grid, "demo/reconstruct.png"));
     int K = p->t->q.p.K, size = p->t->c.image_size;
-    printf("<h2>Reconstructed, scale by scale</h2>\n<p>Pictures the models never saw. Each scale adds what the coarser ones have "
+    printf("<h2>Reconstructed, scale by scale</h2>\n<p>Pictures the models never saw. Each scale adds what the coarser "
+           "ones have "
            "missed; the figure below a picture says how close it has come (PSNR).</p>\n"
            "<div class=\"card\" style=\"--columns: %d\">\n<div class=\"row head\"><span></span><div>\n"
-           "<span><b>%d&times;%d</b>%d bits</span>\n", K + 1, size, size, size * size * 24);
+           "<span><b>%d&times;%d</b>%d bits</span>\n",
+           K + 1, size, size, size * size * 24);
     for (int k = 0; k < K; k++)
-        printf("<span><b>%s%d&times;%d</b>%.0f bits</span>\n", k ? "+ " : "", p->t->q.p.py[k], p->t->q.p.px[k], bits_up_to(p->t, k));
+        printf("<span><b>%s%d&times;%d</b>%.0f bits</span>\n", k ? "+ " : "", p->t->q.p.py[k], p->t->q.p.px[k],
+               bits_up_to(p->t, k));
     printf("</div></div>\n");
     ts_status st = TS_OK;
     for (int i = 0; i < ts_dataset_count(p->data) && st == TS_OK; i++) st = put_reconstruction(p, &grid, i);
@@ -187,10 +202,12 @@ static ts_status put_tokens(const page *p)
     int32_t *tokens = malloc((size_t)q->T * sizeof *tokens), label;
     uint64_t picture = 0;
     ts_image grid = { 0, 0, NULL }, tile;
-    ts_status st = tokens ? ts_token_set_get(p->tokens, 0, tokens, &label, &picture) : ts_fail(TS_E_NOMEM, "out of host memory");
+    ts_status st =
+        tokens ? ts_token_set_get(p->tokens, 0, tokens, &label, &picture) : ts_fail(TS_E_NOMEM, "out of host memory");
     if (st == TS_OK) st = ts_image_read(&grid, "demo/reconstruct.png");
     printf("<h2>The tokens of one picture</h2>\n<p>This is all that is stored: %d numbers from 0 to %d.</p>\n"
-           "<div class=\"card pyramid\">\n", q->T, p->t->c.q.V - 1);
+           "<div class=\"card pyramid\">\n",
+           q->T, p->t->c.q.V - 1);
     for (int k = 0; k < q->K && st == TS_OK; k++) {
         st = cut(&tile, &grid, p->t->c.image_size, (int)picture, 2 + k);
         if (st != TS_OK) break;
@@ -247,10 +264,11 @@ static ts_status put_page(const page *p, const char *steps)
     TS_TRY(put_reconstructions(p));
     TS_TRY(put_tokens(p));
     TS_TRY(put_steps(steps));
-    printf("<footer><p>The two models take %.1f MB and %.1f MB. The %lld pictures above were kept out of their training. "
-           "tessera " TS_VERSION ".</p></footer>\n</main>\n</body>\n</html>\n",
-           file_mb(p->models, "tokenizer.safetensors"), file_mb(p->models, "generator.safetensors"),
-           (long long)ts_dataset_count(p->data));
+    printf(
+        "<footer><p>The two models take %.1f MB and %.1f MB. The %lld pictures above were kept out of their training. "
+        "tessera " TS_VERSION ".</p></footer>\n</main>\n</body>\n</html>\n",
+        file_mb(p->models, "tokenizer.safetensors"), file_mb(p->models, "generator.safetensors"),
+        (long long)ts_dataset_count(p->data));
     return fflush(stdout) == 0 && !ferror(stdout) ? TS_OK : ts_fail(TS_E_IO, "standard output: write failed");
 }
 
@@ -259,8 +277,10 @@ int main(int argc, char **argv)
     if (argc != 4) return fprintf(stderr, "usage: demo-page MODELS PICTURES STEPS\n"), 2;
     page p = { .models = argv[1] };
     ts_device *d = NULL;
-    char *tokenizer = ts_format("%s/tokenizer.safetensors", argv[1]), *generator = ts_format("%s/generator.safetensors", argv[1]);
-    ts_status st = tokenizer && generator ? ts_device_open(&d, "cpu", 1, TS_MATH_F32) : ts_fail(TS_E_NOMEM, "out of host memory");
+    char *tokenizer = ts_format("%s/tokenizer.safetensors", argv[1]),
+         *generator = ts_format("%s/generator.safetensors", argv[1]);
+    ts_status st =
+        tokenizer && generator ? ts_device_open(&d, "cpu", 1, TS_MATH_F32) : ts_fail(TS_E_NOMEM, "out of host memory");
     if (st == TS_OK) st = ts_tokenizer_load(&p.t, d, tokenizer);
     if (st == TS_OK) st = ts_generator_load(&p.m, d, generator);
     if (st == TS_OK) st = ts_dataset_open(&p.data, (const char *const *)&argv[2], 1);
