@@ -1,0 +1,238 @@
+/* bench_models.c - speed of the models: tokenizing and decoding, sampling, training. Contract: bench.h. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host/file.h"
+#include "host/log.h"
+#include "host/profile.h"
+#include "models/generator.h"
+#include "tools/bench.h"
+#include "tools/train.h"
+
+typedef struct {
+    bench_options *o;
+    ts_device *d;
+    ts_tokenizer *t;
+    ts_generator *m;
+    ts_graph *g; /* training */
+    ts_params *params;
+    int64_t B, calls;
+    float *images, *out;
+    int32_t *tokens, *labels;
+    double part[3]; /* of training: forward, backward, optimizer; seconds, summed */
+} models;
+
+static void close_models(models *m)
+{
+    ts_graph_free(m->g);
+    ts_generator_free(m->m);
+    ts_tokenizer_free(m->t);
+    free(m->images);
+    free(m->out);
+    free(m->tokens);
+    free(m->labels);
+}
+
+/* A batch of random pictures, tokens and labels. */
+static ts_status fill(models *m, int num_classes)
+{
+    int64_t pixels = m->B * m->t->c.image_size * m->t->c.image_size * 3, T = m->B * m->t->q.p.T;
+    m->images = malloc((size_t)pixels * sizeof *m->images);
+    m->out = malloc((size_t)pixels * sizeof *m->out);
+    m->tokens = malloc((size_t)T * sizeof *m->tokens);
+    m->labels = malloc((size_t)m->B * sizeof *m->labels);
+    if (!m->images || !m->out || !m->tokens || !m->labels) return ts_fail(TS_E_NOMEM, "out of host memory");
+    bench_fill(m->images, pixels, m->o->common.seed);
+    for (int64_t i = 0; i < T; i++) m->tokens[i] = (int32_t)(i * 7919 % m->t->c.q.V);
+    for (int64_t i = 0; i < m->B; i++) m->labels[i] = (int32_t)(i % num_classes);
+    return TS_OK;
+}
+
+/* Measure f and report pictures and tokens per second. */
+static ts_status stage(models *m, const char *name, bench_fn *f)
+{
+    bench_time t;
+    TS_TRY(f(m)); /* primitives are made and memory is taken: not what a profile should show */
+    m->calls = 0;
+    memset(m->part, 0, sizeof m->part);
+    ts_profile_reset();
+    TS_TRY(bench_measure(&t, f, m, m->o->seconds));
+    double images = (double)m->B / t.median, tokens = images * m->t->q.p.T;
+    json_t *line = NULL;
+    if (m->o->results) {
+        line = json_pack("{s:s,s:I,s:i,s:f,s:f,s:f,s:f,s:f}", "stage", name, "batch", (json_int_t)m->B, "samples", t.n,
+                         "median_ms", t.median * 1e3, "p10_ms", t.p10 * 1e3, "p90_ms", t.p90 * 1e3, "images_per_s",
+                         images, "tokens_per_s", tokens);
+        json_array_append_new(m->o->results, line);
+    } else {
+        printf("%-10s batch %-5lld%10.3f ms (p10 %.3f, p90 %.3f, n %d)%10.1f pictures/s%11.0f tokens/s\n", name,
+               (long long)m->B, t.median * 1e3, t.p10 * 1e3, t.p90 * 1e3, t.n, images, tokens);
+    }
+    if (m->o->profile) bench_profile(line, m->calls, name);
+    return TS_OK;
+}
+
+/* --- tokenize --- */
+
+static ts_status encode(void *context)
+{
+    models *m = context;
+    m->calls++;
+    return ts_tokenizer_encode(m->t, m->images, m->B, m->tokens);
+}
+
+static ts_status decode(void *context)
+{
+    models *m = context;
+    m->calls++;
+    return ts_tokenizer_decode(m->t, m->tokens, m->B, m->out);
+}
+
+ts_status bench_tokenize(bench_options *o, ts_device *d)
+{
+    models m = { .o = o, .d = d, .B = o->batch };
+    ts_status st = ts_tokenizer_load(&m.t, d, o->tokenizer);
+    if (st == TS_OK) st = fill(&m, 1);
+    if (st == TS_OK) st = stage(&m, "encode", encode);
+    if (st == TS_OK) st = stage(&m, "decode", decode);
+    close_models(&m);
+    return st;
+}
+
+/* --- sample --- */
+
+static ts_status sample(models *m, float *images)
+{
+    ts_sampling s = {
+        .seed = m->o->common.seed, .image0 = (uint64_t)(m->calls * m->B), .cfg = 1.5, .temperature = 1, .top_p = 1
+    };
+    m->calls++;
+    return ts_generator_sample(m->m, m->t, m->labels, m->B, &s, m->tokens, images);
+}
+
+static ts_status sample_tokens(void *context)
+{
+    return sample(context, NULL);
+}
+
+static ts_status sample_pictures(void *context)
+{
+    return sample(context, ((models *)context)->out);
+}
+
+ts_status bench_sample(bench_options *o, ts_device *d)
+{
+    models m = { .o = o, .d = d, .B = o->batch };
+    ts_status st = ts_tokenizer_load(&m.t, d, o->tokenizer);
+    if (st == TS_OK) st = ts_generator_load(&m.m, d, o->generator);
+    if (st == TS_OK) st = ts_generator_fits(m.m, m.t, o->tokenizer);
+    if (st == TS_OK) st = fill(&m, m.m->c.num_classes);
+    if (st == TS_OK) st = stage(&m, "tokens", sample_tokens);
+    if (st == TS_OK) st = stage(&m, "pictures", sample_pictures);
+    close_models(&m);
+    return st;
+}
+
+/* --- train --- */
+
+static ts_status forward_tokenizer(models *m)
+{
+    ts_graph *g = m->g;
+    int64_t side = m->t->c.image_size;
+    ts_tensor *image = tg_upload(g, m->images, TS_F32, 4, TG_DIMS(m->B, side, side, 3));
+    ts_quantized q = quantizer_forward(g, &m->t->q, tokenizer_encode(g, m->t, image), m->t->q.p.K, 0);
+    float sums[2];
+    return tg_download(g, sums, tg_pixel_loss(g, tokenizer_decode(g, m->t, q.f_hat), image, 0.2f, 1));
+}
+
+static ts_status forward_generator(models *m)
+{
+    ts_graph *g = m->g;
+    ts_tensor *input = generator_input(g, &m->t->q, m->tokens, m->B);
+    ts_tensor *logits = generator_logits(g, m->m, m->labels, m->B, input, NULL);
+    ts_tensor *loss = generator_loss(g, m->m, logits, m->tokens, m->B);
+    float *host = malloc((size_t)(ts_graph_status(g) == TS_OK ? ts_tensor_count(loss) : 1) * sizeof *host);
+    ts_status st = host ? tg_download(g, host, loss) : ts_fail(TS_E_NOMEM, "out of host memory");
+    free(host);
+    return st;
+}
+
+static ts_status step(void *context)
+{
+    models *m = context;
+    double start = ts_seconds();
+    ts_graph_reset(m->g);
+    TS_TRY(m->m ? forward_generator(m) : forward_tokenizer(m));
+    double forward = ts_seconds();
+    TS_TRY(ts_graph_backward(m->g));
+    TS_TRY(m->d->be->stream_sync(m->d->s));
+    double backward = ts_seconds();
+    /* The learning rate is zero: every step is the same work on the same numbers. */
+    ts_adamw a = { 0, 0.9f, 0.99f, 1e-8f, 0.01f, 1, 0.999f, ++m->calls };
+    float gradient;
+    TS_TRY(ts_params_step(m->params, &a, &gradient));
+    m->part[0] += forward - start;
+    m->part[1] += backward - forward;
+    m->part[2] += ts_seconds() - backward;
+    return TS_OK;
+}
+
+static ts_status read_model(json_t **model, const char *path)
+{
+    json_error_t e;
+    json_t *o = json_load_file(path, JSON_REJECT_DUPLICATES, &e);
+    if (!o) return ts_fail(ts_path_exists(path) ? TS_E_DATA : TS_E_NOINPUT, "%s: %s", path, e.text);
+    *model = json_incref(json_object_get(o, "model"));
+    json_decref(o);
+    return *model ? TS_OK : ts_fail(TS_E_DATA, "%s: no \"model\"", path);
+}
+
+static ts_status new_tokenizer(models *m, const json_t *model)
+{
+    ts_tokenizer_config c;
+    TS_TRY(ts_tokenizer_config_read(&c, model, m->o->config));
+    TS_TRY(ts_tokenizer_new(&m->t, m->d, &c, 1, m->o->common.seed));
+    m->params = m->t->params;
+    return fill(m, 1);
+}
+
+static ts_status new_generator(models *m, json_t *model)
+{
+    ts_generator_config c;
+    TS_TRY(ts_tokenizer_load(&m->t, m->d, m->o->tokenizer));
+    train_generator_complete(model, m->t, 10);
+    TS_TRY(ts_generator_config_read(&c, model, m->o->config));
+    TS_TRY(ts_generator_new(&m->m, m->d, &c, 1, m->o->common.seed));
+    TS_TRY(ts_generator_fits(m->m, m->t, m->o->tokenizer));
+    m->params = m->m->params;
+    return fill(m, c.num_classes);
+}
+
+static void report_parts(const models *m)
+{
+    static const char *const NAME[] = { "forward", "backward", "optimizer" };
+    for (int i = 0; i < 3; i++) {
+        double ms = m->part[i] / (double)m->calls * 1e3;
+        if (m->o->results)
+            json_array_append_new(m->o->results, json_pack("{s:s,s:f}", "part", NAME[i], "mean_ms", ms));
+        else
+            printf("  %-22s%24.3f ms\n", NAME[i], ms);
+    }
+}
+
+ts_status bench_train(bench_options *o, ts_device *d)
+{
+    models m = { .o = o, .d = d, .B = o->batch };
+    json_t *model = NULL;
+    ts_status st = read_model(&model, o->config);
+    const char *kind = json_string_value(json_object_get(model, "kind"));
+    int generator = kind && strcmp(kind, "generator") == 0;
+    if (st == TS_OK) st = generator ? new_generator(&m, model) : new_tokenizer(&m, model);
+    if (st == TS_OK) st = ts_graph_new(&m.g, d, 1);
+    if (st == TS_OK) st = stage(&m, "step", step);
+    if (st == TS_OK) report_parts(&m);
+    json_decref(model);
+    close_models(&m);
+    return st;
+}
