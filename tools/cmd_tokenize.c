@@ -9,13 +9,14 @@
 #include "host/log.h"
 #include "host/tokens.h"
 #include "models/tokenizer.h"
+#include "tools/augment.h"
 #include "tools/commands.h"
 #include "tools/common.h"
 
 typedef struct {
     const char *tokenizer, *out;
-    int preprocess, flip;
-    int64_t batch, per_shard;
+    int preprocess;
+    int64_t variants, batch, per_shard;
     double max_bad;
     common_options common;
     char **inputs;
@@ -29,30 +30,28 @@ typedef struct {
     ts_loader *loader;
     ts_token_writer *w;
     FILE *errors;
-    int64_t copies;  /* 2 with --flip */
     int64_t total, done, bad;
     float *images;
     int32_t *tokens, *labels;
     int64_t *sources;
 } tokenize_run;
 
-/* Source n is picture n/copies; the second copy is mirrored. */
+/* Source n is variant n % variants of picture n / variants. */
 static int64_t order(void *context, int64_t n, float crop[2], int *has_crop, int *flip)
 {
     const tokenize_run *r = context;
     (void)crop;
-    *has_crop = 0;
-    *flip = r->copies == 2 && n % 2 == 1;
-    return n < r->total ? n / r->copies : -1;
+    *has_crop = *flip = 0;
+    return n < r->total ? n / r->o->variants : -1;
 }
 
 /* What decides the tokens: an unfinished run is only gone on with if this is the same. */
 static char *describe(const tokenize_run *r)
 {
     json_t *o = ts_tokenizer_config_json(&r->t->c), *sides = json_object_get(o, "patch_nums");
-    json_t *info = json_pack("{s:s,s:s,s:i,s:O,s:b,s:I}", "tokenizer", r->t->hash, "preprocess",
+    json_t *info = json_pack("{s:s,s:s,s:i,s:O,s:I,s:I,s:I}", "tokenizer", r->t->hash, "preprocess",
                              ts_preprocess_name(common_preprocess(r->o->preprocess, r->t)), "image_size", r->t->c.image_size,
-                             "patch_nums", sides, "flip", r->o->flip, "sources", (json_int_t)r->total);
+                             "patch_nums", sides, "variants", (json_int_t)r->o->variants, "seed", (json_int_t)r->o->common.seed, "sources", (json_int_t)r->total);
     char *text = info ? json_dumps(info, JSON_COMPACT) : NULL;
     json_decref(info);
     json_decref(o);
@@ -113,6 +112,8 @@ static ts_status read_batch(tokenize_run *r, int64_t *have)
             r->done++;
             continue;
         }
+        int varied = in.position % r->o->variants != 0;
+        TS_TRY(augment(&in.image, varied ? AUGMENT_SHIFT : AUGMENT_NONE, r->o->common.seed, (uint64_t)in.position));
         ts_image_to_float(r->images + *have * n, in.image.rgb, (size_t)n);
         r->labels[*have] = in.label;
         r->sources[(*have)++] = in.position;
@@ -151,12 +152,12 @@ static ts_status tokenize_all(tokenize_run *r)
 
 static ts_status tokenize(const tokenize_options *o)
 {
-    tokenize_run r = { .o = o, .copies = o->flip ? 2 : 1 };
+    tokenize_run r = { .o = o };
     ts_device *d = NULL;
     ts_status st = common_device(&d, &o->common);
     if (st == TS_OK) st = ts_tokenizer_load(&r.t, d, o->tokenizer);
     if (st == TS_OK) st = ts_dataset_open(&r.data, (const char *const *)o->inputs, o->n_inputs);
-    if (st == TS_OK) r.total = ts_dataset_count(r.data) * r.copies;
+    if (st == TS_OK) r.total = ts_dataset_count(r.data) * o->variants;
     if (st == TS_OK) st = open_writer(&r);
     double start = ts_seconds();
     int64_t first = r.done;
@@ -187,7 +188,7 @@ static ts_status tokenize(const tokenize_options *o)
 
 int cmd_tokenize(int argc, char **argv)
 {
-    tokenize_options o = { .batch = 32, .per_shard = 65536, .max_bad = 1, .common = COMMON_DEFAULTS };
+    tokenize_options o = { .variants = 1, .batch = 32, .per_shard = 65536, .max_bad = 1, .common = COMMON_DEFAULTS };
     const opt_command command = { "tokenize", "--tokenizer T.safetensors --out TOKENS INPUT...",
                                   "Turn pictures into token shards. INPUT: a folder (class = sub-folder), a picture or a webdataset "
                                   "tar. A run that was stopped goes on when the same command is given again.", 1, -1 };
@@ -197,7 +198,8 @@ int cmd_tokenize(int argc, char **argv)
           .help = "folder for the shards and index.json" },
         { .name = "preprocess", .kind = OPT_CHOICE, .value = &o.preprocess, .choices = PREPROCESS_CHOICES,
           .help = PREPROCESS_HELP },
-        { .name = "flip", .kind = OPT_FLAG, .value = &o.flip, .help = "every picture twice, the second time mirrored" },
+        { .name = "variants", .kind = OPT_INT, .value = &o.variants, .min = 1, .max = 10000, .argument = "N",
+          .help = "every picture N times: as it is, then mirrored and shifted at random (for training on small sets)" },
         { .name = "batch", .letter = 'b', .kind = OPT_INT, .value = &o.batch, .min = 1, .max = 4096, .argument = "N",
           .help = "pictures at a time" },
         { .name = "shard-size", .kind = OPT_INT, .value = &o.per_shard, .min = 1, .max = 100000000, .argument = "N",
