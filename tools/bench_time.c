@@ -29,11 +29,12 @@ ts_status bench_measure(bench_time *t, bench_fn *f, void *context, double second
 {
     double x[MAX_SAMPLES], one;
     int64_t per = 1;
-    for (int i = 0; i < WARM_UP; i++) TS_TRY(calls(f, context, 1, &one));
+    int warm_up = seconds > 0 ? WARM_UP : 1, least = seconds > 0 ? MIN_SAMPLES : 1;
+    for (int i = 0; i < warm_up; i++) TS_TRY(calls(f, context, 1, &one));
     if (one < MIN_SAMPLE) per = (int64_t)ceil(MIN_SAMPLE / fmax(one, 1e-8));
     double end = ts_seconds() + seconds;
     t->n = 0;
-    while (t->n < MIN_SAMPLES || (t->n < MAX_SAMPLES && ts_seconds() < end)) {
+    while (t->n < least || (t->n < MAX_SAMPLES && ts_seconds() < end)) {
         TS_TRY(calls(f, context, per, &x[t->n]));
         x[t->n++] /= (double)per;
     }

@@ -122,7 +122,7 @@ int cmd_bench(int argc, char **argv)
           .min = 0,
           .max = 3600,
           .argument = "S",
-          .help = "time spent on each line of the result" },
+          .help = "time spent on each line of the result; 0: check only" },
         { .name = "profile",
           .kind = OPT_FLAG,
           .value = &o.profile,

@@ -202,8 +202,9 @@ static ts_status put_tokens(const page *p)
     int32_t *tokens = malloc((size_t)q->T * sizeof *tokens), label;
     uint64_t picture = 0;
     ts_image grid = { 0, 0, NULL }, tile;
+    int64_t last = ts_token_set_count(p->tokens) - 1;
     ts_status st =
-        tokens ? ts_token_set_get(p->tokens, 0, tokens, &label, &picture) : ts_fail(TS_E_NOMEM, "out of host memory");
+        tokens ? ts_token_set_get(p->tokens, last, tokens, &label, &picture) : ts_fail(TS_E_NOMEM, "out of host memory");
     if (st == TS_OK) st = ts_image_read(&grid, "demo/reconstruct.png");
     printf("<h2>The tokens of one picture</h2>\n<p>This is all that is stored: %d numbers from 0 to %d.</p>\n"
            "<div class=\"card pyramid\">\n",
