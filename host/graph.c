@@ -83,12 +83,23 @@ int tg_check(ts_graph *g, ts_status st)
     return g->status == TS_OK;
 }
 
-int tg_ready(ts_graph *g, const ts_tensor *const *need, int n)
+int tg_present(ts_graph *g, const ts_tensor *const *need, int n)
 {
     if (g->status != TS_OK) return 0;
     for (int i = 0; i < n; i++)
         if (!need[i] || need[i]->dropped) {
             ts_graph_fail(g, ts_fail(TS_E_INTERNAL, "an op was given %s", need[i] ? "a tensor that was moved" : "no tensor"));
+            return 0;
+        }
+    return 1;
+}
+
+int tg_ready(ts_graph *g, const ts_tensor *const *need, int n)
+{
+    if (!tg_present(g, need, n)) return 0;
+    for (int i = 0; i < n; i++)
+        if (need[i]->stride) {
+            ts_graph_fail(g, ts_fail(TS_E_INTERNAL, "an op was given a chunk, expected a contiguous tensor"));
             return 0;
         }
     return 1;
@@ -244,15 +255,14 @@ ts_tensor *tg_reshape(ts_graph *g, ts_tensor *x, int rank, const int64_t *dim)
     TG_READY(g, x);
     int64_t n = 1;
     for (int i = 0; i < rank; i++) n *= dim[i];
-    if (n != ts_tensor_count(x) || x->stride) return tg_mismatch(g, "reshape", "as many elements, contiguous", x);
+    if (n != ts_tensor_count(x)) return tg_mismatch(g, "reshape", "as many elements", x);
     return view(g, x, rank, dim, 0);
 }
 
 ts_tensor *tg_chunk(ts_graph *g, ts_tensor *x, int i, int n)
 {
     TG_READY(g, x);
-    if (x->rank != 2 || x->stride || x->dim[1] % n != 0 || i < 0 || i >= n)
-        return tg_mismatch(g, "chunk", "(B, n*C), contiguous", x);
+    if (x->rank != 2 || x->dim[1] % n != 0 || i < 0 || i >= n) return tg_mismatch(g, "chunk", "(B, n*C)", x);
     ts_tensor *v = view(g, x, 2, TG_DIMS(x->dim[0], x->dim[1] / n), i * (x->dim[1] / n));
     if (v) v->stride = x->dim[1];
     return v;
@@ -262,7 +272,7 @@ ts_tensor *tg_rows(ts_graph *g, ts_tensor *x, int64_t first, int64_t n)
 {
     TG_READY(g, x);
     int64_t C = x->dim[x->rank - 1];
-    if (x->stride || first < 0 || n < 0 || (first + n) * C > ts_tensor_count(x) || (g->training && x->needs_grad))
+    if (first < 0 || n < 0 || (first + n) * C > ts_tensor_count(x) || (g->training && x->needs_grad))
         return tg_mismatch(g, "rows", "at least as many rows as asked for", x);
     return view(g, x, 2, TG_DIMS(n, C), first * C);
 }
@@ -287,7 +297,7 @@ tg_node *tg_record(ts_graph *g, void (*backward)(ts_graph *, tg_node *), ts_tens
 {
     int needed = 0;
     for (int i = 0; i < n; i++) needed |= in[i] && in[i]->needs_grad;
-    if (!g->training || !needed) return NULL;
+    if (!g->training || !needed || g->status != TS_OK) return NULL;
     if (g->n_nodes == g->room) {
         size_t room = g->room ? 2 * g->room : 256;
         tg_node *nodes = realloc(g->nodes, room * sizeof *nodes);
@@ -319,9 +329,11 @@ static size_t grad_bytes(const ts_tensor *r)
 
 static int new_grad(ts_graph *g, ts_tensor *r)
 {
-    r->grad_memory = tg_scratch(g, grad_bytes(r));
-    r->grad = r->grad_memory ? r->grad_memory->p : NULL;
-    return r->grad != NULL;
+    ts_block *b = tg_scratch(g, grad_bytes(r));
+    if (!b) return 0;
+    r->grad_memory = b;
+    r->grad = b->p;
+    return 1;
 }
 
 float *tg_grad_set(ts_graph *g, ts_tensor *t, ts_block **temp)

@@ -20,7 +20,7 @@ static void linear_back(ts_graph *g, tg_node *n)
 ts_tensor *tg_linear(ts_graph *g, ts_tensor *x, ts_tensor *w, ts_tensor *b)
 {
     TG_READY(g, x, w);
-    if (w->rank != 2 || x->dim[x->rank - 1] != w->dim[1] || x->stride)
+    if (w->rank != 2 || x->dim[x->rank - 1] != w->dim[1])
         return tg_mismatch(g, "linear", "last dimension = columns of the weight", x);
     if (b && ts_tensor_count(b) != w->dim[0]) return tg_mismatch(g, "linear", "a bias as long as the output", b);
     ts_linear op = { ts_tensor_count(x) / w->dim[1], w->dim[1], w->dim[0], g->d->math };
@@ -141,8 +141,7 @@ static void add_back(ts_graph *g, tg_node *n)
 ts_tensor *tg_add(ts_graph *g, ts_tensor *a, ts_tensor *b)
 {
     TG_READY(g, a, b);
-    if (ts_tensor_count(a) != ts_tensor_count(b) || a->stride || b->stride)
-        return tg_mismatch(g, "add", "two tensors of one shape", b);
+    if (ts_tensor_count(a) != ts_tensor_count(b)) return tg_mismatch(g, "add", "two tensors of one shape", b);
     ts_tensor *y = tg_like(g, a), *in[] = { a, b };
     if (y) tg_check(g, TG_BE(g)->add(TG_S(g), TG_F(y), TG_F(a), TG_F(b), ts_tensor_count(a)));
     tg_record(g, add_back, y, in, 2);
@@ -162,7 +161,7 @@ ts_tensor *tg_add_rows(ts_graph *g, ts_tensor *a, ts_tensor *rows)
 {
     TG_READY(g, a, rows);
     int64_t N = a->dim[a->rank - 1], all = ts_tensor_count(rows);
-    if (all % N != 0 || ts_tensor_count(a) % all != 0 || a->stride || rows->stride)
+    if (all % N != 0 || ts_tensor_count(a) % all != 0)
         return tg_mismatch(g, "add_rows", "rows that repeat a whole number of times", rows);
     ts_tensor *y = tg_like(g, a), *in[] = { a, rows };
     if (y) tg_check(g, TG_BE(g)->add_rows(TG_S(g), TG_F(y), TG_F(a), TG_F(rows), ts_tensor_count(a) / N, all / N, N));
@@ -185,7 +184,7 @@ ts_tensor *tg_scale_rows(ts_graph *g, ts_tensor *a, ts_tensor *factor)
 {
     TG_READY(g, a, factor);
     int64_t M = ts_tensor_count(factor);
-    if (ts_tensor_count(a) % M != 0 || a->stride) return tg_mismatch(g, "scale_rows", "one factor per row", factor);
+    if (ts_tensor_count(a) % M != 0) return tg_mismatch(g, "scale_rows", "one factor per row", factor);
     ts_tensor *y = tg_like(g, a), *in[] = { a, factor };
     if (y) tg_check(g, TG_BE(g)->scale_rows(TG_S(g), TG_F(y), TG_F(a), TG_F(factor), M, ts_tensor_count(a) / M));
     tg_node *n = tg_record(g, scale_rows_back, y, in, 2);
@@ -335,7 +334,8 @@ ts_tensor *tg_ada_norm(ts_graph *g, ts_tensor **stream, ts_tensor *h, ts_tensor 
                        float eps)
 {
     ts_tensor *x = *stream, *in[] = { x, h, gate, scale, shift };
-    TG_READY(g, x, scale, shift);
+    if (!tg_ready(g, (const ts_tensor *const[]){ x }, 1)) return NULL;
+    if (!tg_present(g, (const ts_tensor *const[]){ scale, shift }, 2)) return NULL;
     if (x->rank != 3 || scale->dim[0] != x->dim[0] || scale->dim[1] != x->dim[2])
         return tg_mismatch(g, "ada_norm", "x (B,T,C) with scale and shift (B,C)", scale);
     ts_ada_norm op = { x->dim[0], x->dim[1], x->dim[2], row_stride(gate), row_stride(scale), row_stride(shift), eps };

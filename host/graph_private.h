@@ -39,13 +39,14 @@ struct ts_graph {
     size_t n_nodes, room;
 };
 
-/* Returns NULL from the calling function unless all is well so far and the tensors are there. */
+/* Returns NULL from the calling function unless all is well so far and the tensors are there, whole and contiguous. */
 #define TG_READY(g, ...)                                                          \
     do {                                                                          \
         const ts_tensor *const need_[] = { __VA_ARGS__ };                         \
         if (!tg_ready(g, need_, (int)(sizeof need_ / sizeof *need_))) return NULL; \
     } while (0)
 int tg_ready(ts_graph *g, const ts_tensor *const *need, int n);
+int tg_present(ts_graph *g, const ts_tensor *const *need, int n); /* the same for an op that reads chunks */
 
 /* A shape that does not fit: one line with the op's name and what was expected; always returns NULL. */
 ts_tensor *tg_mismatch(ts_graph *g, const char *op, const char *expected, const ts_tensor *found);

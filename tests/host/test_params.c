@@ -1,0 +1,355 @@
+/* test_params.c - the table of parameters: layout, initial values, files, optimizer steps. Contract: host/params.h. */
+#include "host/params.h"
+#include "tests/host/faults.h"
+
+enum { DECAY = TS_PARAM_DECAY, CONV = TS_PARAM_CONV, FROZEN = TS_PARAM_FROZEN };
+
+typedef struct {
+    ts_device *d;
+    ts_params *p;
+    ts_tensor *bias, *conv, *q, *k, *v, *matrix, *dirac, *ramp, *span;
+} table;
+
+/* In the order of declaration; q, k, v stand in a row so that a span covers them. */
+static table declare(const ts_backend *be, int training)
+{
+    table t;
+    T_OK(ts_device_open(&t.d, be->name, 1, TS_MATH_F32));
+    T_OK(ts_params_new(&t.p));
+    ts_init normal = ts_init_all(TS_INIT_NORMAL, 2), uniform = ts_init_all(TS_INIT_UNIFORM, 0.5f), zero = ts_init_all(TS_INIT_CONST, 0);
+    t.bias = ts_params_add(t.p, uniform, 0, 1, TG_DIMS(5), "layer.%d.%s", 3, "bias");
+    t.conv = ts_params_add(t.p, normal, CONV | DECAY, 4, TG_DIMS(2, 3, 3, 3), "conv.weight");
+    t.q = ts_params_add(t.p, normal, 0, 1, TG_DIMS(16), "q");
+    t.k = ts_params_add(t.p, zero, FROZEN, 1, TG_DIMS(16), "k");
+    t.v = ts_params_add(t.p, normal, 0, 1, TG_DIMS(16), "v");
+    t.matrix = ts_params_add(t.p, (ts_init){ TS_INIT_NORMAL, 1, 1e-3f, 40 }, DECAY, 2, TG_DIMS(20, 7), "matrix");
+    t.dirac = ts_params_add(t.p, ts_init_all(TS_INIT_DIRAC, 1), CONV, 4, TG_DIMS(2, 2, 3, 3), "dirac");
+    t.ramp = ts_params_add(t.p, ts_init_all(TS_INIT_RAMP, -3), 0, 2, TG_DIMS(4, 2), "ramp");
+    t.span = ts_params_span(t.p, t.q, 48);
+    T_OK(ts_params_allocate(t.p, t.d, training));
+    T_OK(ts_params_init(t.p, 1));
+    return t;
+}
+
+static void end(table *t)
+{
+    ts_params_free(t->p);
+    T_EQI(t->d->in_use, 0);
+    ts_device_close(t->d);
+}
+
+
+static float *read_floats(const table *t, const void *from, int64_t n)
+{
+    float *x = t_alloc((size_t)n * sizeof *x);
+    T_OK(t->d->be->download(t->d->s, x, from, (size_t)n * sizeof *x));
+    return x;
+}
+
+static float *read_tensor(const table *t, const ts_tensor *x)
+{
+    return read_floats(t, x->data, ts_tensor_count(x));
+}
+
+T_TEST(layout)
+{
+    (void)s;
+    table t = declare(be, 1);
+    T_EQI(ts_params_count(t.p), 8);
+    T_EQI(ts_params_floats(t.p), 5 + 54 + 48 + 140 + 36 + 8);
+    int64_t decayed = 0, next = 0;
+    for (int pass = 0; pass < 2; pass++) /* those with decay first; within, the order of declaration without holes */
+        for (int i = 0; i < ts_params_count(t.p); i++) {
+            const ts_param *q = ts_params_at(t.p, i);
+            if (((q->flags & DECAY) != 0) == pass) continue;
+            T_EQI(q->offset, next);
+            T_EQI((uintptr_t)q->tensor.data % 64, 0);
+            T_EQI((uintptr_t)q->tensor.grad % 64, 0);
+            T_TRUE(q->tensor.needs_grad && q->tensor.dtype == TS_F32);
+            next += (q->count + 15) / 16 * 16;
+            if (pass == 0) decayed = next;
+        }
+    T_EQI(decayed, 64 + 144);
+    T_TRUE(strcmp(ts_params_at(t.p, 0)->name, "layer.3.bias") == 0);
+    T_TRUE(t.conv->dim[0] == 2 && t.conv->dim[1] == 3 && t.conv->dim[2] == 3 && t.conv->dim[3] == 3);
+    T_TRUE(t.dirac->rank == 4 && t.matrix->dim[0] == 20);
+    T_TRUE(t.span->data == t.q->data && t.span->grad == t.q->grad && t.span->dim[0] == 48);
+    T_TRUE((float *)t.v->data == (float *)t.q->data + 32);
+    end(&t);
+
+    t = declare(be, 0);
+    T_TRUE(t.conv->grad == NULL && !t.conv->needs_grad && t.span->grad == NULL);
+    end(&t);
+    ts_params_free(NULL);
+}
+
+/* --- initial values --- */
+
+static void moments(const float *x, int64_t n, double *mean, double *deviation)
+{
+    double sum = 0, squares = 0;
+    for (int64_t i = 0; i < n; i++) sum += x[i], squares += (double)x[i] * x[i];
+    *mean = sum / (double)n;
+    *deviation = sqrt(squares / (double)n - *mean * *mean);
+}
+
+/* One parameter of n numbers, in a table with `before` others. */
+static float *drawn(const ts_backend *be, ts_init init, int64_t n, const char *name, uint64_t seed, int before)
+{
+    table t;
+    T_OK(ts_device_open(&t.d, be->name, 1, TS_MATH_F32));
+    T_OK(ts_params_new(&t.p));
+    for (int i = 0; i < before; i++) ts_params_add(t.p, init, DECAY, 1, TG_DIMS(3), "other.%d", i);
+    const ts_tensor *x = ts_params_add(t.p, init, 0, 1, TG_DIMS(n), "%s", name);
+    T_OK(ts_params_allocate(t.p, t.d, 0));
+    T_OK(ts_params_init(t.p, seed));
+    float *values = read_tensor(&t, x);
+    end(&t);
+    return values;
+}
+
+T_TEST(initial_values)
+{
+    (void)s;
+    enum { N = 40000 };
+    double mean, deviation;
+    const float *x = drawn(be, ts_init_all(TS_INIT_NORMAL, 2), N, "a", 1, 0);
+    moments(x, N, &mean, &deviation);
+    T_NEAR(mean, 0, 5 * 2 / sqrt(N)); /* five standard errors */
+    T_NEAR(deviation, 2, 5 * 2 / sqrt(2.0 * N));
+    T_TRUE(memcmp(x, drawn(be, ts_init_all(TS_INIT_NORMAL, 2), N, "a", 1, 3), N * sizeof *x) == 0); /* seed and name alone */
+    T_TRUE(memcmp(x, drawn(be, ts_init_all(TS_INIT_NORMAL, 2), N, "b", 1, 0), N * sizeof *x) != 0);
+    T_TRUE(memcmp(x, drawn(be, ts_init_all(TS_INIT_NORMAL, 2), N, "a", 2, 0), N * sizeof *x) != 0);
+
+    x = drawn(be, ts_init_all(TS_INIT_UNIFORM, 0.5f), N, "a", 1, 0);
+    moments(x, N, &mean, &deviation);
+    T_NEAR(mean, 0, 5 * 0.289 / sqrt(N));
+    T_NEAR(deviation, 1 / sqrt(12), 0.01);
+    for (int i = 0; i < N; i++) T_TRUE(fabsf(x[i]) <= 0.5f);
+
+    x = drawn(be, (ts_init){ TS_INIT_NORMAL, 1, 1e-3f, 100 }, 200, "a", 1, 0);
+    for (int i = 0; i < 100; i++) T_TRUE(fabsf(x[i]) < 6e-3f);
+    moments(x + 100, 100, &mean, &deviation);
+    T_NEAR(deviation, 1, 0.4);
+    x = drawn(be, (ts_init){ TS_INIT_CONST, 4, -1, 2 }, 4, "a", 1, 0);
+    T_TRUE(x[0] == -1 && x[1] == -1 && x[2] == 4 && x[3] == 4);
+
+    table t = declare(be, 1);
+    const float *ramp = read_tensor(&t, t.ramp), *dirac = read_tensor(&t, t.dirac), *ema;
+    for (int i = 0; i < 8; i++) T_TRUE(ramp[i] == -(float)(i / 2));
+    for (int i = 0; i < 36; i++) T_TRUE(dirac[i] == (i == 4 * 2 || i == 18 + 4 * 2 + 1 ? 1 : 0)); /* (o, middle, o) of (O,k,k,I) */
+    const float *weight = read_tensor(&t, t.matrix);
+    ts_params_swap_ema(t.p);
+    ema = read_tensor(&t, t.matrix);
+    T_TRUE(memcmp(ema, weight, 140 * sizeof *ema) == 0); /* the average starts at the weights */
+    end(&t);
+}
+
+/* --- files --- */
+
+static const ts_buffer WEIGHT[] = { TS_BUFFER_WEIGHT };
+static const char *const NO_PREFIX[] = { "" };
+
+static ts_status save(const table *t, const char *path, ts_st_dtype dtype)
+{
+    return ts_params_save(t->p, path, WEIGHT, NO_PREFIX, 1, dtype, NULL, NULL, 0);
+}
+
+static ts_status load(table *t, const char *path, const char *prefix, int exact)
+{
+    ts_st_file *f;
+    T_OK(ts_st_open(&f, path));
+    ts_status st = ts_params_load(t->p, TS_BUFFER_WEIGHT, f, prefix, exact);
+    ts_st_close(f);
+    return st;
+}
+
+static float nearest_bf16(float x)
+{
+    double scale = ldexp(1, ilogb(x) - 7); /* 8 bits of mantissa; rint rounds to even */
+    return x == 0 ? 0 : (float)(rint(x / scale) * scale);
+}
+
+T_TEST(save_and_load)
+{
+    (void)s;
+    static const ts_st_dtype dtypes[] = { TS_ST_F32, TS_ST_BF16 };
+    table from = declare(be, 1);
+    for (int i = 0; i < 2; i++) {
+        const char *path = IN("weights.safetensors");
+        T_OK(save(&from, path, dtypes[i]));
+        table to = declare(be, 0);
+        T_OK(ts_params_init(to.p, 99));
+        T_OK(load(&to, path, "", 1));
+        for (int j = 0; j < ts_params_count(from.p); j++) {
+            const ts_param *a = ts_params_at(from.p, j), *b = ts_params_at(to.p, j);
+            const float *x = read_tensor(&from, &a->tensor), *y = read_tensor(&to, &b->tensor);
+            for (int64_t k = 0; k < a->count; k++)
+                ck_assert_msg(y[k] == (i ? nearest_bf16(x[k]) : x[k]), "%s[%lld] is %g, was %g", a->name, (long long)k, y[k], x[k]);
+        }
+        end(&to);
+    }
+    end(&from);
+}
+
+/* Files hold convolutions as (O,I,k,k). */
+T_TEST(file_order)
+{
+    (void)s;
+    table t = declare(be, 0);
+    float x[54];
+    for (int i = 0; i < 54; i++) x[i] = (float)i;
+    T_OK(ts_params_put(t.p, t.conv, x));
+    const float *memory = read_tensor(&t, t.conv);
+    for (int o = 0; o < 2; o++)
+        for (int c = 0; c < 3; c++)
+            for (int k = 0; k < 9; k++) T_TRUE(memory[(o * 9 + k) * 3 + c] == (float)((o * 3 + c) * 9 + k));
+    const char *path = IN("conv.safetensors");
+    T_OK(save(&t, path, TS_ST_F32));
+    ts_st_file *f;
+    T_OK(ts_st_open(&f, path));
+    const ts_st_tensor *c = ts_st_find(f, "conv.weight");
+    T_TRUE(c && c->rank == 4 && c->shape[0] == 2 && c->shape[1] == 3 && c->shape[2] == 3 && c->bytes == sizeof x);
+    T_TRUE(memcmp(c->data, x, sizeof x) == 0);
+    ts_st_close(f);
+    ts_tensor stranger = { 0 };
+    T_STATUS(TS_E_INTERNAL, ts_params_put(t.p, &stranger, x));
+    end(&t);
+}
+
+/* Several buffers under prefixes in one file, as checkpoints have them. */
+T_TEST(prefixes)
+{
+    (void)s;
+    static const ts_buffer buffers[] = { TS_BUFFER_WEIGHT, TS_BUFFER_M };
+    static const char *const prefixes[] = { "weight.", "m." };
+    table t = declare(be, 1);
+    const char *path = IN("state.safetensors");
+    const float *weight = read_tensor(&t, t.matrix);
+    T_OK(ts_params_save(t.p, path, buffers, prefixes, 2, TS_ST_F32, (const char *[]){ "key" }, (const char *[]){ "value" }, 1));
+    T_OK(ts_params_init(t.p, 5));
+    T_OK(load(&t, path, "weight.", 0));
+    T_TRUE(memcmp(read_tensor(&t, t.matrix), weight, 140 * sizeof *weight) == 0);
+    T_OK(load(&t, path, "m.", 0));
+    const float *m = read_tensor(&t, t.matrix);
+    for (int i = 0; i < 140; i++) T_TRUE(m[i] == 0);
+    T_STATUS(TS_E_DATA, load(&t, path, "weight.", 1)); /* the other buffer's tensors are unknown to it */
+    end(&t);
+}
+
+static void write_tensor_file(const char *path, const char *const *names, const int64_t (*shapes)[2], int n)
+{
+    ts_st_tensor tensors[8];
+    const float zeros[256] = { 0 };
+    for (int i = 0; i < n; i++) {
+        tensors[i] = (ts_st_tensor){ .name = names[i], .dtype = TS_ST_F32, .rank = 2, .data = zeros };
+        memcpy(tensors[i].shape, shapes[i], 2 * sizeof(int64_t));
+        tensors[i].bytes = (uint64_t)(shapes[i][0] * shapes[i][1]) * 4;
+    }
+    T_OK(ts_st_write(path, tensors, n, NULL, NULL, 0));
+}
+
+static table two_matrices(const ts_backend *be)
+{
+    table t;
+    T_OK(ts_device_open(&t.d, be->name, 1, TS_MATH_F32));
+    T_OK(ts_params_new(&t.p));
+    t.matrix = ts_params_add(t.p, ts_init_all(TS_INIT_CONST, 2), 0, 2, TG_DIMS(2, 3), "a");
+    t.q = ts_params_add(t.p, ts_init_all(TS_INIT_CONST, 3), 0, 2, TG_DIMS(4, 4), "b");
+    t.k = ts_params_add(t.p, ts_init_all(TS_INIT_CONST, 4), FROZEN, 2, TG_DIMS(1, 2), "c");
+    T_OK(ts_params_allocate(t.p, t.d, 0));
+    return t;
+}
+
+/* All that does not fit is one line; nothing is loaded then. */
+T_TEST(complaints)
+{
+    (void)s;
+    table t = two_matrices(be);
+    T_OK(ts_params_init(t.p, 1));
+    const char *path = IN("other.safetensors");
+    write_tensor_file(path, (const char *[]){ "a", "x" }, (const int64_t[][2]){ { 3, 2 }, { 1, 1 } }, 2);
+    T_STATUS(TS_E_DATA, load(&t, path, "", 1));
+    static const char *const parts[] = { "other.safetensors", "missing b", "tensor a has shape [3,2], expected [2,3]", "unknown tensor x" };
+    for (int i = 0; i < 4; i++) ck_assert_msg(strstr(ts_error(), parts[i]) != NULL, "'%s' is not in: %s", parts[i], ts_error());
+    ck_assert_ptr_null(strchr(ts_error(), '\n'));
+    ck_assert_ptr_null(strstr(ts_error(), "missing c")); /* frozen ones may be missing */
+    T_TRUE(read_tensor(&t, t.matrix)[0] == 2);
+    T_STATUS(TS_E_DATA, load(&t, path, "", 0));
+    ck_assert_ptr_null(strstr(ts_error(), "unknown"));
+
+    write_tensor_file(path, (const char *[]){ "p", "q", "r", "s", "t", "u" },
+                      (const int64_t[][2]){ { 1, 1 }, { 1, 1 }, { 1, 1 }, { 1, 1 }, { 1, 1 }, { 1, 1 } }, 6);
+    T_STATUS(TS_E_DATA, load(&t, path, "", 1)); /* two missing and six unknown: four are named */
+    T_TRUE(strstr(ts_error(), "4 more") != NULL);
+
+    write_tensor_file(path, (const char *[]){ "a", "b" }, (const int64_t[][2]){ { 2, 3 }, { 4, 4 } }, 2);
+    T_OK(ts_params_init(t.p, 1));
+    T_OK(load(&t, path, "", 1));
+    T_TRUE(read_tensor(&t, t.matrix)[5] == 0 && read_tensor(&t, t.q)[15] == 0);
+    T_TRUE(read_tensor(&t, t.k)[1] == 4); /* not in the file: its initial value */
+    end(&t);
+}
+
+/* --- steps --- */
+
+static void set_gradients(table *t, float value)
+{
+    for (int i = 0; i < ts_params_count(t->p); i++) {
+        const ts_param *q = ts_params_at(t->p, i);
+        float *x = t_alloc((size_t)q->count * sizeof *x);
+        for (int64_t j = 0; j < q->count; j++) x[j] = value;
+        T_OK(t->d->be->upload(t->d->s, q->tensor.grad, x, (size_t)q->count * sizeof *x));
+    }
+}
+
+T_TEST(steps)
+{
+    (void)s;
+    table t = declare(be, 1);
+    const ts_adamw a = { 0.1f, 0.9f, 0.99f, 1e-8f, 0.5f, 0, 0.5f, 1 };
+    const float *matrix = read_tensor(&t, t.matrix), *bias = read_tensor(&t, t.bias), *k = read_tensor(&t, t.k);
+    float norm;
+    set_gradients(&t, 2);
+    T_OK(ts_params_step(t.p, &a, &norm));
+    T_NEAR(norm, 2 * sqrt((double)ts_params_floats(t.p) - 16), 1e-4); /* without the frozen ones */
+    const float *after = read_tensor(&t, t.matrix), *bias_after = read_tensor(&t, t.bias);
+    for (int i = 0; i < 140; i++) T_NEAR(after[i], matrix[i] * (1 - 0.1 * 0.5) - 0.1, 1e-6 + 1e-6 * fabsf(matrix[i]));
+    for (int i = 0; i < 5; i++) T_NEAR(bias_after[i], bias[i] - 0.1, 1e-6); /* no decay */
+    T_TRUE(memcmp(read_tensor(&t, t.k), k, 16 * sizeof *k) == 0);           /* frozen */
+    for (int i = 0; i < ts_params_count(t.p); i++) {
+        const ts_param *q = ts_params_at(t.p, i);
+        const float *grad = read_floats(&t, q->tensor.grad, q->count);
+        for (int64_t j = 0; j < q->count; j++) T_TRUE(grad[j] == 0);
+    }
+
+    ts_params_swap_ema(t.p);
+    const float *ema = read_tensor(&t, t.matrix), *span = read_floats(&t, t.span->data, 48), *q = read_tensor(&t, t.q);
+    for (int i = 0; i < 140; i++) T_NEAR(ema[i], 0.5 * matrix[i] + 0.5 * after[i], 1e-6 + 1e-6 * fabsf(matrix[i]));
+    T_TRUE(memcmp(span, q, 16 * sizeof *q) == 0); /* spans go with it */
+    ts_params_swap_ema(t.p);
+    T_TRUE(memcmp(read_tensor(&t, t.matrix), after, 140 * sizeof *after) == 0);
+
+    static const float bad[] = { INFINITY, NAN };
+    for (int i = 0; i < 2; i++) {
+        set_gradients(&t, bad[i]);
+        T_OK(ts_params_step(t.p, &a, &norm));
+        T_TRUE(!isfinite(norm));
+        T_TRUE(memcmp(read_tensor(&t, t.matrix), after, 140 * sizeof *after) == 0); /* skipped */
+        T_TRUE(read_floats(&t, t.matrix->grad, 1)[0] == 0);
+    }
+    end(&t);
+}
+
+int main(void)
+{
+    Suite *u = t_suite("params");
+    T_ADD1(u, layout);
+    T_ADD1(u, initial_values);
+    T_ADD1(u, save_and_load);
+    T_ADD1(u, file_order);
+    T_ADD1(u, prefixes);
+    T_ADD1(u, complaints);
+    T_ADD1(u, steps);
+    return t_run(u);
+}
