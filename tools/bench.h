@@ -21,9 +21,9 @@ typedef struct {
     double median, p10, p90;
 } bench_time;
 
-/* Call f until `seconds` have passed and at least 5 samples are there, after a warm-up of three calls; 0
- * seconds: one call of each, where only the check counts. A sample is as
- * many calls as take 50 us or more, so that the clock does not count. Stops at the first failure. */
+/* Call f until `seconds` have passed and at least 5 samples are there, after a warm-up of three calls (0 seconds: one call of
+ * each, where only the check counts). A sample is as many calls as take 50 us or more, so that the clock does not count. Stops at
+ * the first failure. */
 typedef ts_status bench_fn(void *context);
 ts_status bench_measure(bench_time *t, bench_fn *f, void *context, double seconds);
 
