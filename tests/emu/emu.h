@@ -13,7 +13,7 @@
  *   - a barrier or warp operation that not all its threads reach, or reach at different lines
  *   - access to device memory outside of any allocation, freed, or never written; to host memory; misaligned vectors
  *   - shared memory read before it is written, and races: two threads, one word, a write, no barrier between
- *   - host code that touches device memory
+ *   - with TS_EMU_GUARD=1 (slow) host code that touches device memory
  * TS_EMU_SEED=N runs blocks, and the threads of a block, in another order for every N; 0, the default, is ascending.
  */
 #ifndef TS_EMU_H
@@ -50,7 +50,7 @@ extern unsigned block_epoch; /* counts barriers and blocks */
 
 void run_kernel(const launch_request &r);
 
-/* memory.cpp. Device memory is inaccessible to the host except between open and close. */
+/* memory.cpp. With TS_EMU_GUARD device memory is inaccessible to the host except between open and close. */
 void *device_alloc(size_t bytes); /* NULL if there is no more */
 void device_free(void *p);
 size_t device_room();

@@ -36,6 +36,7 @@ enum : unsigned char { NOTHING = 0, ALLOCATED = 1, WRITTEN = 2 };
 char *arena;
 unsigned char *shadow;
 size_t top; /* bytes of the arena in use or used */
+bool guarded; /* the host may not touch device memory */
 std::map<size_t, size_t> blocks;
 
 struct range {
@@ -70,8 +71,10 @@ void on_fault(int, siginfo_t *info, void *)
 void start()
 {
     if (arena) return;
-    arena = (char *)mmap(nullptr, ARENA, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    void *s = mmap(nullptr, ARENA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    const int rights = PROT_READ | PROT_WRITE;
+    guarded = getenv("TS_EMU_GUARD") != nullptr;
+    arena = (char *)mmap(nullptr, ARENA, guarded ? PROT_NONE : rights, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *s = mmap(nullptr, ARENA, rights, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (arena == MAP_FAILED || s == MAP_FAILED) fatal("no address space for device memory");
     shadow = (unsigned char *)s;
 #if !defined __SANITIZE_ADDRESS__
@@ -196,17 +199,21 @@ size_t device_room()
     return ARENA - PAGE - GAP - top;
 }
 
-void open_memory()
+/* The pages that have been used, open or closed to the host: dear, so only on demand. */
+static void protect(int rights)
 {
     start();
-    const size_t used = (top + PAGE - 1) / PAGE * PAGE;
-    if (used && mprotect(arena, used, PROT_READ | PROT_WRITE) != 0) fatal("mprotect failed");
+    if (guarded && top && mprotect(arena, (top + PAGE - 1) / PAGE * PAGE, rights) != 0) fatal("mprotect failed");
+}
+
+void open_memory()
+{
+    protect(PROT_READ | PROT_WRITE);
 }
 
 void close_memory()
 {
-    const size_t used = (top + PAGE - 1) / PAGE * PAGE;
-    if (used) mprotect(arena, used, PROT_NONE);
+    protect(PROT_NONE);
 }
 
 void check_device(const void *p, size_t bytes, bool write, const char *what)

@@ -1,0 +1,172 @@
+/* conv2d.cu - convolution on CUDA. Contract: tessera/op_conv2d.h. Twin: kernels/cpu/conv2d.c.
+ *
+ * The patches that outputs read become rows of a matrix ("columns", (rows,k,k,C)) and the convolution a product. A piece
+ * of the batch is unrolled at a time; its size depends on one image alone, and so do the products but for the last. */
+#include "tessera/op_conv2d.h"
+
+#include "kernels/cuda/bf16.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/product.h"
+#include "kernels/cuda/rows.h"
+#include "tessera/op_linear.h"
+
+/* Sizes of one image and of a piece. */
+struct unrolled {
+    int64_t rows, width;       /* outputs of an image; numbers of a patch */
+    int64_t in, out;           /* numbers of x and y of an image          */
+    int64_t images;            /* of a piece                              */
+    int64_t weights;
+    size_t size;               /* bytes of an operand's number            */
+};
+
+static unrolled unroll(const ts_conv2d *c)
+{
+    enum { PIECE = 32 << 20 }; /* bytes of columns */
+    unrolled u;
+    u.rows = ts_conv2d_out(c, c->Y) * ts_conv2d_out(c, c->X);
+    u.width = (int64_t)c->k * c->k * c->C;
+    u.in = c->Y * c->X * c->C;
+    u.out = u.rows * c->O;
+    u.images = PIECE / (u.rows * u.width * (int64_t)sizeof(float) + 1);
+    if (u.images > c->B) u.images = c->B;
+    if (u.images < 1) u.images = 1;
+    u.weights = c->O * u.width;
+    u.size = c->math == TS_MATH_BF16 ? sizeof(uint16_t) : sizeof(float);
+    return u;
+}
+
+/* A 1x1 convolution in float32 is a product as it stands. */
+static bool pointwise(const ts_conv2d *c)
+{
+    return c->k == 1 && c->stride == 1 && c->pad_lo == 0 && c->pad_hi == 0 && c->math == TS_MATH_F32;
+}
+
+static ts_linear as_linear(const ts_conv2d *c)
+{
+    return ts_linear{ c->B * c->Y * c->X, c->C, c->O, c->math };
+}
+
+size_t conv2d_scratch_cuda(ts_stream *s, const ts_conv2d *c, int backward)
+{
+    (void)s;
+    if (pointwise(c)) return 0;
+    const unrolled u = unroll(c);
+    const size_t rounded = c->math == TS_MATH_BF16
+                               ? ts_room(u.weights, 2) + (backward ? ts_room(u.images * u.out, 2) : 0)
+                               : 0;
+    return ts_room(u.images * u.rows * u.width, backward ? sizeof(float) : u.size) + rounded;
+}
+
+static __device__ inline void put(float *to, float x)
+{
+    *to = x;
+}
+
+static __device__ inline void put(uint16_t *to, float x)
+{
+    *to = bf16_narrow(x);
+}
+
+template <class T> static __global__ void columns_k1(T *columns, const float *x, ts_conv2d c, int64_t all)
+{
+    const int64_t Yo = ts_conv2d_out(&c, c.Y), Xo = ts_conv2d_out(&c, c.X);
+    TS_EACH(n, all)
+    {
+        const int64_t i = n % c.C, tap = n / c.C % (c.k * c.k), row = n / c.C / (c.k * c.k);
+        const int64_t b = row / (Yo * Xo), yo = row / Xo % Yo, xo = row % Xo;
+        const int64_t y = yo * c.stride + tap / c.k - c.pad_lo, z = xo * c.stride + tap % c.k - c.pad_lo;
+        const bool inside = y >= 0 && y < c.Y && z >= 0 && z < c.X;
+        put(columns + n, inside ? x[((b * c.Y + y) * c.X + z) * c.C + i] : 0.0f);
+    }
+}
+
+/* dx from the gradients of the columns: each number gathers the patches that hold it. */
+static __global__ void image_k1(float *dx, const float *columns, ts_conv2d c, int64_t all)
+{
+    const int64_t Yo = ts_conv2d_out(&c, c.Y), Xo = ts_conv2d_out(&c, c.X);
+    TS_EACH(n, all)
+    {
+        const int64_t i = n % c.C, x = n / c.C % c.X, y = n / c.C / c.X % c.Y, b = n / c.C / c.X / c.Y;
+        float sum = 0;
+        for (int u = 0; u < c.k; u++) {
+            const int64_t yo = y + c.pad_lo - u;
+            if (yo < 0 || yo % c.stride || yo / c.stride >= Yo) continue;
+            for (int v = 0; v < c.k; v++) {
+                const int64_t xo = x + c.pad_lo - v;
+                if (xo < 0 || xo % c.stride || xo / c.stride >= Xo) continue;
+                const int64_t row = (b * Yo + yo / c.stride) * Xo + xo / c.stride;
+                sum += columns[((row * c.k + u) * c.k + v) * c.C + i];
+            }
+        }
+        dx[n] = sum;
+    }
+}
+
+static ts_status make_columns(ts_stream *s, void *columns, const float *x, const ts_conv2d *c, int64_t all)
+{
+    if (c->math == TS_MATH_BF16)
+        return TS_LAUNCH(columns_k1<uint16_t>, ts_blocks(all), BLOCK, 0, s, (uint16_t *)columns, x, *c, all);
+    return TS_LAUNCH(columns_k1<float>, ts_blocks(all), BLOCK, 0, s, (float *)columns, x, *c, all);
+}
+
+/* w as an operand: itself, or rounded into scratch. */
+static ts_status bring_weights(ts_stream *s, const void **p, const float *w, const ts_conv2d *c, const unrolled *u,
+                               void *scratch)
+{
+    *p = w;
+    if (c->math == TS_MATH_F32) return TS_OK;
+    *p = scratch;
+    return ts_narrow(s, (uint16_t *)scratch, w, u->weights);
+}
+
+ts_status conv2d_fwd_cuda(ts_stream *s, float *y, const float *x, const float *w, const float *b, const ts_conv2d *c,
+                          void *scratch)
+{
+    const ts_linear l = as_linear(c);
+    if (pointwise(c)) return linear_fwd_cuda(s, y, x, w, b, &l, scratch);
+    if (c->B == 0) return TS_OK;
+    const unrolled u = unroll(c);
+    void *columns = scratch;
+    ts_operand right = { nullptr, 1 };
+    TS_TRY(bring_weights(s, &right.p, w, c, &u, (char *)scratch + ts_room(u.images * u.rows * u.width, u.size)));
+    if (b) TS_TRY(ts_fill_rows(s, y, b, c->B * u.rows, c->O));
+    for (int64_t at = 0; at < c->B; at += u.images) {
+        const int64_t rows = (c->B - at < u.images ? c->B - at : u.images) * u.rows;
+        TS_TRY(make_columns(s, columns, x + at * u.in, c, rows * u.width));
+        TS_TRY(ts_product(s, y + at * u.out, ts_operand{ columns, 0 }, right, rows, c->O, u.width, c->math,
+                          b != nullptr));
+    }
+    return TS_OK;
+}
+
+ts_status conv2d_bwd_cuda(ts_stream *s, float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,
+                          const ts_conv2d *c, void *scratch)
+{
+    const ts_linear l = as_linear(c);
+    if (pointwise(c)) return linear_bwd_cuda(s, dx, dw, db, dy, x, w, &l, scratch);
+    if (c->B == 0) return TS_OK;
+    const unrolled u = unroll(c);
+    char *columns = (char *)scratch, *weights = columns + ts_room(u.images * u.rows * u.width, sizeof(float));
+    uint16_t *rounded = (uint16_t *)(weights + ts_room(u.weights, 2));
+    ts_operand right = {};
+    if (dx) TS_TRY(bring_weights(s, &right.p, w, c, &u, weights));
+    for (int64_t at = 0; at < c->B; at += u.images) {
+        const int64_t images = c->B - at < u.images ? c->B - at : u.images, rows = images * u.rows;
+        ts_operand g = { dy + at * u.out, 0 };
+        if (c->math == TS_MATH_BF16) {
+            TS_TRY(ts_narrow(s, rounded, dy + at * u.out, images * u.out));
+            g.p = rounded;
+        }
+        if (dx) {
+            TS_TRY(ts_product(s, (float *)columns, g, right, rows, u.width, c->O, c->math, 0));
+            TS_TRY(TS_LAUNCH(image_k1, ts_blocks(images * u.in), BLOCK, 0, s, dx + at * u.in, (const float *)columns, *c,
+                             images * u.in));
+        }
+        if (dw) {
+            TS_TRY(make_columns(s, columns, x + at * u.in, c, rows * u.width));
+            g.transposed = 1;
+            TS_TRY(ts_product(s, dw, g, ts_operand{ columns, 0 }, c->O, u.width, rows, c->math, 1));
+        }
+    }
+    return db ? add_columns(s, db, dy, c->B * u.rows, c->O) : TS_OK;
+}
