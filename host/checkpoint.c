@@ -185,6 +185,14 @@ static ts_status prune(const char *run, int64_t step, int keep)
     return status == TS_OK ? remove_unfinished(run) : status;
 }
 
+void ts_checkpoint_abandon(char *dir)
+{
+    char line[1024];
+    snprintf(line, sizeof line, "%s", ts_error());
+    if (ts_dir_remove(dir) != TS_OK) ts_fail(TS_E_IO, "%s", line); /* the first failure is the one to tell */
+    free(dir);
+}
+
 ts_status ts_checkpoint_commit(const char *run, int64_t step, char *dir, int keep)
 {
     char *final = step_path(run, step, "");
@@ -192,11 +200,14 @@ ts_status ts_checkpoint_commit(const char *run, int64_t step, char *dir, int kee
     if (keep < 1) status = ts_fail(TS_E_ARG, "%s: %d checkpoints are to be kept, expected 1 or more", run, keep);
     if (status == TS_OK) status = write_manifest(dir);
     if (status == TS_OK) status = put(dir, final);
-    if (status == TS_OK) status = ts_dir_sync(run);
-    if (status == TS_OK) status = prune(run, step, keep);
     free(final);
+    if (status != TS_OK) {
+        ts_checkpoint_abandon(dir);
+        return status;
+    }
     free(dir);
-    return status;
+    TS_TRY(ts_dir_sync(run));
+    return prune(run, step, keep);
 }
 
 /* ---- verify ---- */

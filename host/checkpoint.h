@@ -21,6 +21,9 @@ ts_status ts_checkpoint_begin(const char *run, int64_t step, char **dir);
  * run that went on from this one after they were damaged comes to them again. Frees dir in any case. */
 ts_status ts_checkpoint_commit(const char *run, int64_t step, char *dir, int keep);
 
+/* Give up a checkpoint that was begun: its folder is removed, the line of ts_error() stays. Frees dir. */
+void ts_checkpoint_abandon(char *dir);
+
 /* The newest checkpoint whose manifest verifies (by number, never by time): dir is malloc'ed, NULL and step -1 if there
  * is none or no RUN. Damaged ones that are newer are reported through warn (may be NULL) and passed over. */
 ts_status ts_checkpoint_newest(const char *run, int64_t *step, char **dir, void (*warn)(const char *line));

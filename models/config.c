@@ -87,8 +87,10 @@ int ts_read_ints(ts_reader *r, const char *key, int64_t min, int64_t max, int32_
         const json_t *e = json_array_get(v, i);
         int64_t x = json_integer_value(e);
         if (!json_is_integer(e) || x < min || x > max) {
-            r->status = ts_fail(TS_E_DATA, "%s: %s: \"%s\"[%zu] must be an integer from %lld to %lld", r->file, r->where, key,
-                                i, (long long)min, (long long)max);
+            char *found = json_dumps(e, JSON_ENCODE_ANY | JSON_COMPACT);
+            r->status = ts_fail(TS_E_DATA, "%s: %s: \"%s\"[%zu] is %.40s, expected an integer from %lld to %lld", r->file,
+                                r->where, key, i, found ? found : "?", (long long)min, (long long)max);
+            free(found);
             return 0;
         }
         out[i] = (int32_t)x;

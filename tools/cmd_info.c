@@ -36,7 +36,7 @@ static json_t *file_json(const ts_st_file *f)
     const char *config = ts_st_metadata(f, "tessera");
     json_error_t e;
     json_t *c = config ? json_loads(config, 0, &e) : NULL;
-    json_object_set_new(o, "file", json_string(ts_st_path(f)));
+    json_object_set_new(o, "file", common_text(ts_st_path(f)));
     if (c) json_object_set_new(o, "config", c);
     json_object_set_new(o, "numbers", json_integer((json_int_t)numbers));
     json_object_set_new(o, "bytes", json_integer((json_int_t)bytes));
@@ -99,7 +99,7 @@ static ts_status info_tokens(const char *path, const info_options *o)
     json_error_t e;
     json_t *names = json_array();
     for (int i = 0; i < ts_token_set_classes(s); i++) json_array_append_new(names, json_string(ts_token_set_class(s, i)));
-    json_t *j = json_pack("{s:s,s:I,s:I,s:I,s:o,s:o}", "folder", path, "pictures", (json_int_t)ts_token_set_count(s), "tokens",
+    json_t *j = json_pack("{s:o,s:I,s:I,s:I,s:o,s:o}", "folder", common_text(path), "pictures", (json_int_t)ts_token_set_count(s), "tokens",
                           (json_int_t)ts_token_set_T(s), "codes", (json_int_t)ts_token_set_V(s), "classes", names, "info",
                           json_loads(ts_token_set_info(s), 0, &e));
     if (o->common.json) json_dumpf(j, stdout, JSON_INDENT(1)), printf("\n");

@@ -39,6 +39,7 @@ static ts_status reconstruct_all(ts_tokenizer *t, const ts_dataset *data, const 
 {
     int columns = t->q.p.K + 2;
     int64_t n = ts_dataset_count(data);
+    TS_TRY(pictures_check_out(o->out));
     if (n > 1000) return ts_fail(TS_E_ARG, "%lld pictures, expected at most 1000 for one grid", (long long)n);
     ts_image *all = calloc((size_t)(n * columns), sizeof *all), grid = { 0, 0, NULL };
     ts_status st = all ? TS_OK : ts_fail(TS_E_NOMEM, "out of host memory");

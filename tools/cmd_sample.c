@@ -136,9 +136,12 @@ static ts_status write_grid(sample_run *r)
 static ts_status write_list(const sample_run *r)
 {
     const sample_options *o = r->o;
-    json_t *all = json_pack("{s:I,s:f,s:I,s:f,s:f,s:s,s:O}", "seed", (json_int_t)o->common.seed, "cfg", o->cfg, "top_k",
-                            (json_int_t)o->top_k, "top_p", o->top_p, "temperature", o->temperature, "tokenizer",
-                            r->m->tokenizer_hash, "samples", r->list);
+    /* JSON readers take integers up to 2^63 */
+    json_t *seed = o->common.seed <= INT64_MAX ? json_integer((json_int_t)o->common.seed)
+                                               : json_sprintf("%llu", (unsigned long long)o->common.seed);
+    json_t *all = json_pack("{s:o,s:f,s:I,s:f,s:f,s:s,s:O}", "seed", seed, "cfg", o->cfg, "top_k", (json_int_t)o->top_k,
+                            "top_p", o->top_p, "temperature", o->temperature, "tokenizer", r->m->tokenizer_hash, "samples",
+                            r->list);
     char *text = all ? json_dumps(all, JSON_INDENT(1)) : NULL, *path = ts_format("%s/samples.json", o->out);
     ts_status st = text && path ? ts_file_replace(path, text, strlen(text)) : ts_fail(TS_E_NOMEM, "out of host memory");
     free(text);
@@ -151,6 +154,7 @@ static ts_status write_list(const sample_run *r)
 static ts_status sample_to(sample_run *r, int *lock)
 {
     if (pictures_is_png(r->o->out)) {
+        TS_TRY(pictures_check_out(r->o->out));
         if (r->total > 10000)
             return ts_fail(TS_E_ARG, "%lld pictures are too many for one grid (10000); give a folder", (long long)r->total);
         r->grid = calloc((size_t)r->total, sizeof *r->grid);
@@ -178,9 +182,11 @@ static int sample(const sample_options *o)
     double start = ts_seconds();
     if (st == TS_OK) st = sample_to(&r, &lock);
     double seconds = ts_seconds() - start;
-    if (st == TS_OK && o->common.json)
-        printf("{\"pictures\": %lld, \"seconds\": %.3f, \"out\": \"%s\"}\n", (long long)r.total, seconds, o->out);
-    else if (st == TS_OK)
+    if (st == TS_OK && o->common.json) {
+        json_t *j = json_pack("{s:I,s:f,s:o}", "pictures", (json_int_t)r.total, "seconds", seconds, "out", common_text(o->out));
+        json_dumpf(j, stdout, JSON_REAL_PRECISION(6)), printf("\n");
+        json_decref(j);
+    } else if (st == TS_OK)
         printf("%s: %lld pictures, %.1f pictures/s\n", o->out, (long long)r.total, (double)r.total / seconds);
     for (int64_t i = 0; r.grid && i < r.total; i++) ts_image_free(&r.grid[i]);
     free(r.grid);

@@ -1,4 +1,5 @@
 /* cmd_tokenize.c - `tessera tokenize`: pictures to token shards. */
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +13,8 @@
 #include "tools/augment.h"
 #include "tools/commands.h"
 #include "tools/common.h"
+
+enum { MAX_ERRORS_BYTES = 1 << 30 };
 
 typedef struct {
     const char *tokenizer, *out;
@@ -31,6 +34,7 @@ typedef struct {
     ts_token_writer *w;
     FILE *errors;
     int64_t total, done, bad;
+    int64_t bad_before; /* of bad: listed by the run that this one goes on with */
     float *images;
     int32_t *tokens, *labels;
     int64_t *sources;
@@ -49,13 +53,55 @@ static int64_t order(void *context, int64_t n, float crop[2], int *has_crop, int
 static char *describe(const tokenize_run *r)
 {
     json_t *o = ts_tokenizer_config_json(&r->t->c), *sides = json_object_get(o, "patch_nums");
-    json_t *info = json_pack("{s:s,s:s,s:i,s:O,s:I,s:I,s:I}", "tokenizer", r->t->hash, "preprocess",
+    json_t *info = json_pack("{s:s,s:s,s:s,s:i,s:O,s:I,s:I,s:I}", "tokenizer", r->t->hash, "dtype",
+                             r->o->common.dtype == TS_MATH_BF16 ? "bf16" : "f32", "preprocess",
                              ts_preprocess_name(common_preprocess(r->o->preprocess, r->t)), "image_size", r->t->c.image_size,
-                             "patch_nums", sides, "variants", (json_int_t)r->o->variants, "seed", (json_int_t)r->o->common.seed, "sources", (json_int_t)r->total);
+                             "patch_nums", sides, "variants", (json_int_t)r->o->variants, "seed", (json_int_t)r->o->common.seed,
+                             "sources", (json_int_t)r->total);
     char *text = info ? json_dumps(info, JSON_COMPACT) : NULL;
     json_decref(info);
     json_decref(o);
     return text;
+}
+
+static char *errors_path(const tokenize_run *r)
+{
+    return ts_format("%s/errors.jsonl", r->o->out);
+}
+
+/* The sample that a line of errors.jsonl is about; -1 if it is none. */
+static int64_t listed(const char *line, size_t n)
+{
+    json_error_t e;
+    json_t *o = json_loadb(line, n, 0, &e);
+    const json_t *sample = json_object_get(o, "sample");
+    int64_t i = json_is_integer(sample) ? json_integer_value(sample) : -1;
+    json_decref(o);
+    return i;
+}
+
+/* Of what an earlier run listed, keep the pictures that are not read again. */
+static ts_status keep_errors(tokenize_run *r)
+{
+    char *path = errors_path(r), *text = NULL;
+    size_t n, kept = 0;
+    ts_status st = path ? TS_OK : ts_fail(TS_E_NOMEM, "out of host memory");
+    if (st == TS_OK && ts_path_exists(path)) {
+        void *bytes = NULL;
+        st = ts_file_read(path, MAX_ERRORS_BYTES, &bytes, &n);
+        text = bytes;
+    }
+    for (const char *end; st == TS_OK && text && (end = strchr(text + kept, '\n')) != NULL; r->bad_before++) {
+        int64_t sample = listed(text + kept, (size_t)(end - text) - kept);
+        if (sample < 0 || sample >= r->done) break;
+        kept = (size_t)(end - text) + 1;
+    }
+    r->bad = r->bad_before;
+    if (st == TS_OK && text && kept < n) st = ts_file_replace(path, text, kept);
+    if (st == TS_OK && text && kept == 0) remove(path);
+    free(text);
+    free(path);
+    return st;
 }
 
 static ts_status open_writer(tokenize_run *r)
@@ -72,29 +118,26 @@ static ts_status open_writer(tokenize_run *r)
     ts_status st = ts_token_writer_new(&r->w, r->o->out, info, r->t->q.p.T, r->t->c.q.V, classes, n, r->total, r->o->per_shard);
     free(classes);
     free(info);
-    if (st == TS_OK) r->done = ts_token_writer_resume(r->w);
-    return st;
+    if (st != TS_OK) return st;
+    r->done = ts_token_writer_resume(r->w);
+    return keep_errors(r);
 }
 
 static ts_status note_bad(tokenize_run *r, const ts_loaded *in)
 {
-    json_t *o = json_pack("{s:I,s:s,s:s}", "sample", (json_int_t)in->position, "file", ts_dataset_name(r->data, in->picture),
-                          "error", in->error);
-    char *line = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    json_t *o = json_pack("{s:I,s:o,s:o}", "sample", (json_int_t)in->position, "file",
+                          common_text(ts_dataset_name(r->data, in->picture)), "error", common_text(in->error));
+    char *line = o ? json_dumps(o, JSON_COMPACT) : NULL, *path = errors_path(r);
     json_decref(o);
-    if (!r->errors) {
-        char *path = ts_format("%s/errors.jsonl", r->o->out);
-        r->errors = path ? fopen(path, "a") : NULL;
-        free(path);
-    }
+    if (!r->errors && path) r->errors = fopen(path, "a");
     int ok = line && r->errors && fputs(line, r->errors) >= 0 && fputc('\n', r->errors) >= 0 && fflush(r->errors) == 0;
+    ts_status st = ok ? TS_OK : ts_fail(TS_E_IO, "%s/errors.jsonl: cannot be written: %s", r->o->out, strerror(errno));
     free(line);
-    if (!ok) return ts_fail(TS_E_IO, "%s/errors.jsonl: cannot be written", r->o->out);
-    r->bad++;
-    if ((double)r->bad > r->o->max_bad / 100 * (double)r->total)
-        return ts_fail(TS_E_DATA, "%lld of %lld pictures are unreadable, more than --max-bad %g %%; the last: %s", (long long)r->bad,
-                       (long long)r->total, r->o->max_bad, in->error);
-    return TS_OK;
+    free(path);
+    if (st == TS_OK && (double)++r->bad > r->o->max_bad / 100 * (double)r->total)
+        st = ts_fail(TS_E_DATA, "%lld of %lld pictures are unreadable, more than --max-bad %g %%; the last: %s", (long long)r->bad,
+                     (long long)r->total, r->o->max_bad, in->error);
+    return st;
 }
 
 /* Read up to a batch of pictures; *have is 0 at the end. */
@@ -164,7 +207,7 @@ static ts_status tokenize(const tokenize_options *o)
     if (st == TS_OK) st = tokenize_all(&r);
     double seconds = ts_seconds() - start;
     if (st == TS_OK) {
-        st = ts_token_writer_finish(r.w, r.bad);
+        st = ts_token_writer_finish(r.w, r.bad - r.bad_before);
         r.w = NULL;
     }
     if (st == TS_OK && o->common.json)

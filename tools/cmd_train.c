@@ -18,17 +18,21 @@ static ts_status read_preset(json_t **o, const char *path)
     json_error_t e;
     *o = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e);
     free(text);
-    return *o ? TS_OK : ts_fail(TS_E_DATA, "%s: line %d: %s", path, e.line, e.text);
+    if (!*o) return ts_fail(TS_E_DATA, "%s: line %d: %s", path, e.line, e.text);
+    ts_reader r = ts_reader_open(*o, path, "preset");
+    ts_read_object(&r, "model", 1);
+    ts_read_object(&r, "train", 1);
+    return ts_reader_close(&r);
 }
 
 static ts_status train(const train_options *o, int generator)
 {
     json_t *preset = NULL;
     ts_device *d = NULL;
-    TS_TRY(read_preset(&preset, o->config_path));
+    ts_status st = read_preset(&preset, o->config_path);
     json_t *steps = json_object_get(json_object_get(preset, "train"), "steps");
     if (o->steps > 0 && steps) json_integer_set(steps, o->steps);
-    ts_status st = common_device(&d, &o->common);
+    if (st == TS_OK) st = common_device(&d, &o->common);
     if (st == TS_OK && o->profile) st = ts_profile_begin(d);
     if (st == TS_OK) st = generator ? train_generator(o, preset, d) : train_tokenizer(o, preset, d);
     if (st == TS_OK && o->profile) bench_profile(NULL, 1, "the whole run");

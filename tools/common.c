@@ -1,6 +1,9 @@
 /* common.c - what all commands share. Contract: tools/common.h. */
 #include "tools/common.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 #include "host/log.h"
 
 ts_status common_device(ts_device **d, const common_options *c)
@@ -11,6 +14,17 @@ ts_status common_device(ts_device **d, const common_options *c)
 ts_preprocess common_preprocess(int choice, const ts_tokenizer *t)
 {
     return choice == 0 ? t->c.preprocess : (ts_preprocess)(choice - 1);
+}
+
+json_t *common_text(const char *text)
+{
+    json_t *o = json_string(text);
+    char *copy = o ? NULL : strdup(text);
+    for (char *c = copy; c && *c; c++)
+        if ((unsigned char)*c >= 128) *c = '?';
+    if (copy) o = json_string(copy);
+    free(copy);
+    return o;
 }
 
 int report(ts_status st)

@@ -43,6 +43,9 @@ ts_preprocess common_preprocess(int choice, const ts_tokenizer *t);
 /* The device that the common options ask for. */
 ts_status common_device(ts_device **d, const common_options *c);
 
+/* Any text as a JSON string: bytes that are not UTF-8, as file names may hold, become question marks. New reference. */
+json_t *common_text(const char *text);
+
 /* "tessera: WHAT WENT WRONG" on stderr unless st is TS_OK; returns the exit code for st. */
 int report(ts_status st);
 

@@ -36,6 +36,15 @@ int pictures_is_png(const char *path)
     return n > 4 && strcasecmp(path + n - 4, ".png") == 0 && !ts_path_is_dir(path);
 }
 
+ts_status pictures_check_out(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char *dir = slash ? ts_format("%.*s", (int)(slash - path + 1), path) : NULL;
+    int there = !slash || (dir && ts_path_is_dir(dir));
+    free(dir);
+    return there ? TS_OK : ts_fail(TS_E_IO, "%s: its folder does not exist", path);
+}
+
 ts_status pictures_open_dir(int *lock, const char *dir)
 {
     *lock = -1;

@@ -14,6 +14,9 @@ ts_status pictures_write(const char *dir, int64_t n, const ts_image *im, const c
 /* Does path name a PNG file (by its ending), not a folder? */
 int pictures_is_png(const char *path);
 
+/* Before long work: can a file of this name be written at all? TS_E_IO if its folder is not there. */
+ts_status pictures_check_out(const char *path);
+
 /* An output folder: made if missing, locked; TS_E_BUSY if it holds PNG files already. */
 ts_status pictures_open_dir(int *lock, const char *dir);
 

@@ -129,7 +129,7 @@ static ts_status checkpoint(trainer *t)
     free(model);
     free(optimizer);
     if (st != TS_OK) {
-        free(dir);
+        ts_checkpoint_abandon(dir);
         return st;
     }
     return ts_checkpoint_commit(t->run, t->step, dir, KEEP);

@@ -37,7 +37,7 @@ refuses() {
     shift 2
     "$tessera" "$@" >out 2>err
     got=$?
-    [ $got = "$want" ] && [ ! -s out ] && [ "$(wc -l <err)" = 1 ] && [[ $(<err) == tessera*:\ $pattern ]]
+    [[ $got == $want ]] && [ ! -s out ] && [ "$(wc -l <err)" = 1 ] && [[ $(<err) == tessera*:\ $pattern ]]
     ok $? "tessera $*: exit $got, expected $want; expected one line '$pattern', got: $(<out)$(<err)"
 }
 

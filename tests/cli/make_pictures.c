@@ -1,9 +1,11 @@
-/* make_pictures.c - a small ImageFolder for the tests of the commands.
+/* make_pictures.c - pictures for the tests of the commands.
  *
- *     make_pictures DIR COUNT SIDE CLASSES      DIR/class0/000.png ...: a disc on a gradient, colours by class
+ *     make_pictures DIR COUNT SIDE CLASSES              DIR/class0/000.png ...: a disc on a gradient, colours by class
+ *     make_pictures tile GRID SIDE ROW COLUMN OUT.png   cut one picture out of a grid
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "host/file.h"
 #include "host/image.h"
@@ -46,13 +48,34 @@ static ts_status make(const char *dir, int count, int side, int classes)
     return st;
 }
 
+enum { GAP = 2 }; /* white pixels between the pictures of a grid, and around */
+
+static ts_status tile(const char *grid, int side, int row, int column, const char *out)
+{
+    ts_image in;
+    ts_status st = ts_image_read(&in, grid);
+    if (st != TS_OK) return st;
+    int top = GAP + row * (side + GAP), left = GAP + column * (side + GAP);
+    ts_image im = { side, side, malloc((size_t)(side * side * 3)) };
+    if (!im.rgb) st = ts_fail(TS_E_NOMEM, "out of memory");
+    else if (top + side + GAP > in.height || left + side + GAP > in.width) st = ts_fail(TS_E_ARG, "%s: has no such tile", grid);
+    for (int y = 0; y < side && st == TS_OK; y++)
+        memcpy(im.rgb + 3 * y * side, in.rgb + 3 * ((top + y) * in.width + left), (size_t)(3 * side));
+    if (st == TS_OK) st = ts_image_write_png(out, &im, NULL, 0);
+    ts_image_free(&in);
+    ts_image_free(&im);
+    return st;
+}
+
 int main(int argc, char **argv)
 {
-    if (argc != 5) {
-        fprintf(stderr, "usage: make_pictures DIR COUNT SIDE CLASSES\n");
+    int cut = argc == 7 && strcmp(argv[1], "tile") == 0;
+    if (!cut && argc != 5) {
+        fprintf(stderr, "usage: make_pictures DIR COUNT SIDE CLASSES | tile GRID SIDE ROW COLUMN OUT.png\n");
         return 2;
     }
-    ts_status st = make(argv[1], atoi(argv[2]), atoi(argv[3]), atoi(argv[4]));
+    ts_status st = cut ? tile(argv[2], atoi(argv[3]), atoi(argv[4]), atoi(argv[5]), argv[6])
+                       : make(argv[1], atoi(argv[2]), atoi(argv[3]), atoi(argv[4]));
     if (st != TS_OK) fprintf(stderr, "make_pictures: %s\n", ts_error());
     return ts_exit_code(st);
 }
