@@ -89,6 +89,7 @@ static __device__ inline tile zero_tile(float *shared, float *to, int64_t token,
     return a;
 }
 
+/* How many of the rows t0.. of a tile lie before n. */
 static __device__ inline int rows_in(int64_t t0, int64_t n)
 {
     return n - t0 < TILE ? (int)(n - t0) : (int)TILE;
@@ -157,7 +158,8 @@ static __global__ void attention_fwd_k1(job j, int staged)
         for (int r = 0; r < ROWS; r++) {
             const int row = row0 + r;
             if (row >= rows) continue;
-            const bool seen = u0 + lane < end_of(j, t0 + row);
+            const int n_seen = rows_in(u0, end_of(j, t0 + row)); /* what is not seen is not multiplied: it may be NaN */
+            const bool seen = lane < n_seen;
             const float s = seen ? score(j, head, t0 + row, u0 + lane, q.row(row), k.row(lane)) : -INFINITY;
             const float most_now = warp_max(s), top = most_now > max[r] ? most_now : max[r];
             const float e = seen ? ts_expf(s - top) : 0.0f;
@@ -168,7 +170,7 @@ static __global__ void attention_fwd_k1(job j, int staged)
             __syncwarp();
             for (int i = lane; i < c; i += WARP) {
                 float acc = 0;
-                for (int u = 0; u < rows_in(u0, j.keys); u++) acc = fmaf(p[row * (TILE + 1) + u], v.row(u)[i], acc);
+                for (int u = 0; u < n_seen; u++) acc = fmaf(p[row * (TILE + 1) + u], v.row(u)[i], acc);
                 o.row(row)[i] = fmaf(o.row(row)[i], keep, acc);
             }
             __syncwarp();
@@ -347,6 +349,7 @@ static __global__ void attention_dq_k1(job j, int normalised, int staged)
         const tile v = load_tile(v_room, j.v + at, j.kv_token, u0, j.keys, c);
         __syncthreads();
         for (int row = row0; row < row0 + ROWS && row < rows; row++) {
+            const int n_seen = rows_in(u0, end_of(j, t0 + row));
             float p, *line = ds + row * (TILE + 1);
             score_gradient(&p, &line[lane], j, head, t0 + row, u0 + lane, q.row(row), k.row(lane), g.row(row),
                            v.row(lane));
@@ -354,7 +357,7 @@ static __global__ void attention_dq_k1(job j, int normalised, int staged)
             __syncwarp();
             for (int i = lane; i < c; i += WARP) {
                 float acc = dq.row(row)[i];
-                for (int u = 0; u < rows_in(u0, j.keys); u++) acc = fmaf(line[u], k.row(u)[i], acc);
+                for (int u = 0; u < n_seen; u++) acc = fmaf(line[u], k.row(u)[i], acc);
                 dq.row(row)[i] = acc;
             }
             __syncwarp();
@@ -406,9 +409,11 @@ static __global__ void attention_dkv_k1(job j, int normalised, int staged)
                            g.row(lane), v.row(row));
             if (t0 + lane < j.T) slope[lane] *= j.q_factor[head * j.T + t0 + lane];
             __syncwarp();
+            const unsigned see = __ballot_sync(ALL_LANES, u0 + row < end_of(j, t0 + lane)); /* the last few queries */
+            const int first = see ? __ffs((int)see) - 1 : queries;
             for (int i = lane; i < c; i += WARP) {
                 float key = dk.row(row)[i], value = dv.row(row)[i];
-                for (int t = 0; t < queries; t++) {
+                for (int t = first; t < queries; t++) {
                     key = fmaf(slope[t], q.row(t)[i], key);
                     value = fmaf(chance[t], g.row(t)[i], value);
                 }

@@ -67,9 +67,9 @@ static __device__ inline void put(uint16_t *to, float x)
     *to = bf16_narrow(x);
 }
 
-template <class T> static __global__ void columns_k1(T *columns, const float *x, ts_conv2d c, int64_t all)
+template <class T>
+static __global__ void columns_k1(T *columns, const float *x, ts_conv2d c, int64_t Yo, int64_t Xo, int64_t all)
 {
-    const int64_t Yo = ts_conv2d_out(&c, c.Y), Xo = ts_conv2d_out(&c, c.X);
     TS_EACH(n, all)
     {
         const int64_t i = n % c.C, tap = n / c.C % (c.k * c.k), row = n / c.C / (c.k * c.k);
@@ -81,9 +81,8 @@ template <class T> static __global__ void columns_k1(T *columns, const float *x,
 }
 
 /* dx from the gradients of the columns: each number gathers the patches that hold it. */
-static __global__ void image_k1(float *dx, const float *columns, ts_conv2d c, int64_t all)
+static __global__ void image_k1(float *dx, const float *columns, ts_conv2d c, int64_t Yo, int64_t Xo, int64_t all)
 {
-    const int64_t Yo = ts_conv2d_out(&c, c.Y), Xo = ts_conv2d_out(&c, c.X);
     TS_EACH(n, all)
     {
         const int64_t i = n % c.C, x = n / c.C % c.X, y = n / c.C / c.X % c.Y, b = n / c.C / c.X / c.Y;
@@ -104,9 +103,10 @@ static __global__ void image_k1(float *dx, const float *columns, ts_conv2d c, in
 
 static ts_status make_columns(ts_stream *s, void *columns, const float *x, const ts_conv2d *c, int64_t all)
 {
+    const int64_t Yo = ts_conv2d_out(c, c->Y), Xo = ts_conv2d_out(c, c->X);
     if (c->math == TS_MATH_BF16)
-        return TS_LAUNCH(columns_k1<uint16_t>, ts_blocks(all), BLOCK, 0, s, (uint16_t *)columns, x, *c, all);
-    return TS_LAUNCH(columns_k1<float>, ts_blocks(all), BLOCK, 0, s, (float *)columns, x, *c, all);
+        return TS_LAUNCH(columns_k1<uint16_t>, ts_blocks(all), BLOCK, 0, s, (uint16_t *)columns, x, *c, Yo, Xo, all);
+    return TS_LAUNCH(columns_k1<float>, ts_blocks(all), BLOCK, 0, s, (float *)columns, x, *c, Yo, Xo, all);
 }
 
 /* w as an operand: itself, or rounded into scratch. */
@@ -160,7 +160,7 @@ ts_status conv2d_bwd_cuda(ts_stream *s, float *dx, float *dw, float *db, const f
         if (dx) {
             TS_TRY(ts_product(s, (float *)columns, g, right, rows, u.width, c->O, c->math, 0));
             TS_TRY(TS_LAUNCH(image_k1, ts_blocks(images * u.in), BLOCK, 0, s, dx + at * u.in, (const float *)columns, *c,
-                             images * u.in));
+                             ts_conv2d_out(c, c->Y), ts_conv2d_out(c, c->X), images * u.in));
         }
         if (dw) {
             TS_TRY(make_columns(s, columns, x + at * u.in, c, rows * u.width));

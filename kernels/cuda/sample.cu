@@ -225,6 +225,12 @@ static unsigned blocks_for(int64_t rows)
     return (unsigned)(rows < SAMPLE_BLOCKS ? rows : (int64_t)SAMPLE_BLOCKS);
 }
 
+/* Threads of a draw from V classes: a warp has the fewest barriers, more threads the shorter passes. */
+static int threads_for(int64_t V)
+{
+    return V <= 1024 ? (int)WARP : (int)BLOCK;
+}
+
 ts_status sample_cuda(ts_stream *s, int32_t *idx, const float *logits, const ts_sample *a, void *scratch)
 {
     TS_TRY(check(a));
@@ -232,7 +238,7 @@ ts_status sample_cuda(ts_stream *s, int32_t *idx, const float *logits, const ts_
         return ts_fail(TS_E_ARG, "sample: %lld classes, expected 1..%d", (long long)a->V, (int)MAX_V);
     if (a->B * a->t == 0) return TS_OK;
     const bool spilled = a->V > SHARED_V;
-    return TS_LAUNCH(sample_k1, blocks_for(a->B * a->t), BLOCK, spilled ? 0 : sizeof(float) * (size_t)a->V, s, idx,
+    return TS_LAUNCH(sample_k1, blocks_for(a->B * a->t), threads_for(a->V), spilled ? 0 : sizeof(float) * (size_t)a->V, s, idx,
                      logits, *a, spilled ? (float *)scratch : nullptr, s->bad_draw);
 }
 
