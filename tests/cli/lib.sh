@@ -41,6 +41,16 @@ refuses() {
     ok $? "tessera $*: exit $got, expected $want; expected one line '$pattern', got: $(<out)$(<err)"
 }
 
+# fails EXIT-CODE PATTERN ARGUMENT...: the same for work that had begun: lines of progress may stand before the one line.
+fails() {
+    local want=$1 pattern=$2 got
+    shift 2
+    "$tessera" "$@" >out 2>err
+    got=$?
+    [ $got = "$want" ] && [ "$(grep -c '^tessera' err)" = 1 ] && [[ $(tail -n 1 err) == tessera*:\ $pattern ]]
+    ok $? "tessera $*: exit $got, expected $want; expected at the end '$pattern', got: $(<err)"
+}
+
 nothing_temporary() { # WHERE: no file that a killed or failed writer left behind
     equal "temporary files in $1" "$(find "$1" -name '*.tmp*' -printf '%p ')" ""
 }
