@@ -4,7 +4,7 @@
     python3 tools/classifier.py --train DIR/train --val DIR/val [--samples DIR/samples] [--json]
 
 Trains on an ImageFolder and prints: accuracy on the validation pictures; the share of samples that it puts in the class
-they were made for (samples.json in the folder lists {"file", "class"}, classes counted from 0 in sorted order of their
+they were made for (samples.json as `tessera sample --out DIR` writes it, classes counted from 0 in sorted order of their
 names); and how far samples and validation pictures are from their nearest training picture (root mean square over pixels
 and channels, colours 0 to 1). Samples much nearer than validation pictures are copies.
 
@@ -59,7 +59,7 @@ def load_folder(root, classes=None, size=None):
 
 def load_samples(root, n_classes, size):
     try:
-        rows = json.loads((root / "samples.json").read_text())
+        rows = json.loads((root / "samples.json").read_text())["samples"]
         pairs = [(root / row["file"], int(row["class"])) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as e:
         fail(f"{root / 'samples.json'}: {e!r}")

@@ -124,7 +124,7 @@ static ts_status put_samples(const page *p)
     ts_image grid;
     TS_TRY(ts_image_read(&grid, "demo/samples.png"));
     int size = p->t->c.image_size, columns = (grid.width / ZOOM - GAP) / (size + GAP);
-    printf("<h2>Generated</h2>\n<p>Not one of these existed before: the generator drew them from a class name and a "
+    printf("<h2>Generated</h2>\n<p>The generator drew these from a class name and a "
            "random seed.</p>\n"
            "<div class=\"card\" style=\"--columns: %d\">\n",
            columns);

@@ -32,7 +32,7 @@ set -o pipefail
 
 step "Generate eight pictures of every class" \
     "$tessera" sample --tokenizer "$models/tokenizer.safetensors" --generator "$models/generator.safetensors" \
-    --class all -n 8 --seed 1 --zoom 4 --out demo/samples.png
+    --class all -n 8 --seed 1 --cfg 4 --top-p 0.95 --temperature 0.9 --zoom 4 --out demo/samples.png
 step "Show what the tokens keep of pictures the models never saw, scale by scale" \
     "$tessera" reconstruct --tokenizer "$models/tokenizer.safetensors" --zoom 4 --out demo/reconstruct.png "$pictures"
 step "Turn these pictures into tokens" \
