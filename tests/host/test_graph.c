@@ -157,11 +157,12 @@ static double shared_sums(ts_graph *g, ts_tensor *const *in)
     return l2(g, tg_add(g, e, b));
 }
 
-/* Rows that are both a sum's result and added to: the shared block of the sum's gradient must not change. */
+/* Rows whose gradient is a block shared with the sum that they are added to: it must be copied before more is added. */
 static double rows_of_a_sum(ts_graph *g, ts_tensor *const *in)
 {
-    ts_tensor *a = tg_act(g, in[0], TS_SILU), *b = tg_act(g, in[1], TS_SILU), *r = tg_add(g, a, b);
-    return l2(g, tg_add_rows(g, tg_add(g, r, a), r));
+    ts_tensor *a = tg_act(g, in[0], TS_SILU), *b = tg_act(g, in[1], TS_SILU), *r = tg_act(g, in[1], TS_GELU_TANH);
+    ts_tensor *p = tg_add_rows(g, a, r), *q = tg_add(g, r, b);
+    return l2(g, tg_add(g, q, p));
 }
 
 /* A parameter that two ops read, one of them through a view. */
@@ -400,14 +401,14 @@ static t_buf *zeros(const ts_backend *be, ts_stream *s, int64_t n)
     return t_in(be, s, t_alloc((size_t)n * sizeof(float)), n, sizeof(float));
 }
 
-/* The gradient of f_hat: that of the loss 2/n (x - target). */
+/* Puts a loss behind f_hat; returns the gradient that f_hat gets from it. */
 static const float *loss_gradient(net *m, ts_tensor *f_hat)
 {
-    float *x = t_alloc(N * sizeof *x), *target = t_normals(N, 1, 77);
-    T_OK(tg_download(m->g, x, f_hat));
+    const float *target = t_normals(N, 1, 77);
     tg_pixel_loss(m->g, f_hat, tg_upload(m->g, target, TS_F32, 1, TG_DIMS(N)), 0, 1);
-    for (int i = 0; i < N; i++) x[i] = 0;
-    ts_params *p;
+    T_OK(ts_graph_status(m->g));
+    float *x = t_alloc(N * sizeof *x);
+    ts_params *p; /* the same loss of a parameter, whose gradient can be read */
     ts_graph *g;
     T_OK(ts_params_new(&p));
     ts_tensor *t = ts_params_add(p, ts_init_all(TS_INIT_CONST, 0), 0, 1, TG_DIMS(N), "x");

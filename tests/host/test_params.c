@@ -192,6 +192,29 @@ T_TEST(save_and_load)
     end(&from);
 }
 
+/* Ties go to the even neighbour, what is too large becomes infinite, NaN stays NaN. */
+T_TEST(bf16_rounding)
+{
+    (void)s;
+    static const float cases[][2] = { { 0x1.01p0f, 1 },        { 0x1.03p0f, 0x1.04p0f },   { 0x1.010002p0f, 0x1.02p0f },
+                                      { -0x1.03p0f, -0x1.04p0f }, { 0x1.fffffep127f, INFINITY }, { -INFINITY, -INFINITY },
+                                      { 0x1p-140f, 0x0p0f },   { 0x1p-133f, 0x1p-133f },   { -0.0f, -0.0f } };
+    enum { CASES = sizeof cases / sizeof *cases };
+    table t = declare(be, 0);
+    float x[140] = { 0 };
+    for (int i = 0; i < CASES; i++) x[i] = cases[i][0];
+    x[CASES] = NAN;
+    T_OK(ts_params_put(t.p, t.matrix, x));
+    const char *path = IN("rounded.safetensors");
+    T_OK(save(&t, path, TS_ST_BF16));
+    T_OK(load(&t, path, "", 1));
+    const float *y = read_tensor(&t, t.matrix);
+    for (int i = 0; i < CASES; i++)
+        ck_assert_msg(memcmp(&y[i], &cases[i][1], 4) == 0, "%a became %a, expected %a", cases[i][0], y[i], cases[i][1]);
+    T_TRUE(isnan(y[CASES]));
+    end(&t);
+}
+
 /* Files hold convolutions as (O,I,k,k). */
 T_TEST(file_order)
 {
@@ -347,6 +370,7 @@ int main(void)
     T_ADD1(u, layout);
     T_ADD1(u, initial_values);
     T_ADD1(u, save_and_load);
+    T_ADD1(u, bf16_rounding);
     T_ADD1(u, file_order);
     T_ADD1(u, prefixes);
     T_ADD1(u, complaints);

@@ -325,6 +325,36 @@ T_TEST(out_of_memory_anywhere)
     T_OK(step_with(be));
 }
 
+/* x + x: both gradients are one block, which the second must part from; there is no memory for that. */
+T_TEST(out_of_memory_on_the_way_back)
+{
+    (void)s;
+    ts_device *d = open_device(be);
+    ts_backend fake = *be;
+    fake.mem_alloc = counted_alloc;
+    real = d->be;
+    d->be = &fake;
+    allowed = -1;
+    net m;
+    T_OK(open_net(&m, d, 1));
+    ts_graph *g;
+    T_OK(ts_graph_new(&g, d, 1));
+    size_t in_use = d->in_use;
+    ts_tensor *x = tg_act(g, m.table, TS_SILU);
+    x = tg_add(g, x, x);
+    tg_pixel_loss(g, x, tg_zeros(g, TS_F32, 1, TG_DIMS(5 * D)), 1, 1);
+    T_OK(ts_graph_status(g));
+    ts_device_trim(d);
+    allowed = allocations;
+    T_STATUS(TS_E_NOMEM, ts_graph_backward(g));
+    ts_graph_reset(g);
+    T_EQI(d->in_use, in_use);
+    ts_graph_free(g);
+    ts_params_free(m.p);
+    T_EQI(d->in_use, 0);
+    ts_device_close(d);
+}
+
 int main(void)
 {
     Suite *u = t_suite("tape");
@@ -335,5 +365,6 @@ int main(void)
     T_ADD1(u, views_of_inference);
     T_ADD1(u, errors_stick);
     T_ADD1(u, out_of_memory_anywhere);
+    T_ADD1(u, out_of_memory_on_the_way_back);
     return t_run(u);
 }
