@@ -86,10 +86,14 @@ $(EMU)/obj/kernels/cuda/%.o: kernels/cuda/%.cu | bootstrap
 	@mkdir -p $(@D)
 	@echo "  EMU $<"
 	$(Q)$(CXX) $(EMU_FLAGS) $(EMU_HOOKS) -x c++ -c $< -o $@
-$(EMU)/obj/tests/emu/%.o: tests/emu/%.cpp | bootstrap
+$(EMU)/obj/tests/emu/test_emu.o: tests/emu/test_emu.cpp | emu-bootstrap
+	@mkdir -p $(@D)
+	@echo "  EMU $<"
+	$(Q)$(CXX) $(EMU_FLAGS) $(EMU_HOOKS) -c $< -o $@
+$(EMU)/obj/tests/emu/%.o: tests/emu/%.cpp | emu-bootstrap
 	@mkdir -p $(@D)
 	@echo "  CXX $<"
-	$(Q)$(CXX) $(EMU_FLAGS) $(SAN) -c $< -o $@
+	$(Q)$(CXX) $(EMU_FLAGS) -O3 $(SAN) -c $< -o $@
 $(EMU)/obj/host/backend.o: host/backend.c | bootstrap
 	@mkdir -p $(@D)
 	@echo "  CC  $< (emulated device)"
@@ -117,7 +121,10 @@ bench: $(B)/tessera ## measure every kernel (bench/README.md)
 bootstrap: ## install what is missing (as root), or print the one command that does
 	@tools/bootstrap.sh
 
-check: $(TESTS) $(FUZZ) $(B)/tests/cli/make_pictures $(B)/tessera ## build and run every test
+emu-bootstrap: # fibers, for the emulated device alone
+	@tools/bootstrap.sh libboost-context-dev
+
+check: $(TESTS) $(EMU_TESTS) $(FUZZ) $(B)/tests/cli/make_pictures $(B)/tessera ## build and run every test
 	@tests/run.sh $(B)
 
 fuzz: $(FUZZ) ## run every fuzz program for FUZZ_SECONDS (60); best with ASAN=1
@@ -148,6 +155,6 @@ clean: ## remove everything that was built
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
 
-.PHONY: all demo bench bootstrap check fuzz install uninstall clean help
+.PHONY: all demo bench bootstrap emu-bootstrap check fuzz install uninstall clean help
 .SECONDARY:
 -include $(shell find $(B)/obj $(EMU)/obj -name '*.d' 2>/dev/null)

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Run every test binary and script below BUILD/tests and tests/cli; one line each, the whole output of those that fail,
-# and a last line "N passed, N failed". A test program that ran no check counts as a failure.
+# and a last line "N passed, N failed". A test program that ran no check counts as a failure. Programs below BUILD/emu
+# run on the emulated CUDA device.
 #   tests/run.sh BUILD [FILTER]      FILTER: a part of the path
 set -u
 build=$1 filter=${2:-}
@@ -8,11 +9,13 @@ passed=0 failed=0 ran=0
 export TESSERA="$PWD/$build/tessera" TS_ROOT="$PWD"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-for t in "$build"/tests/*/test_* tests/cli/test_*; do
+for t in "$build"/tests/*/test_* "$build"/emu/tests/*/test_* tests/cli/test_*; do
     [ -x "$t" ] && [ ! -d "$t" ] || continue
     case $t in *"$filter"*) ;; *) continue ;; esac
     ran=$((ran + 1)) start=$(date +%s.%N)
-    timeout 300 "$t" >"$log" 2>&1
+    name=${t##*tests/} backend=${TS_TEST_BACKEND:-}
+    case $t in "$build"/emu/*) name=emu:$name backend=emu ;; esac
+    env ${backend:+TS_TEST_BACKEND=$backend} timeout 300 "$t" >"$log" 2>&1
     rc=$?
     # Check prints "100%: Checks: 12, Failures: 0, Errors: 0"; scripts print "12 passed, 0 failed".
     read -r p f < <(sed -nE 's/^[0-9]+%: Checks: ([0-9]+), Failures: ([0-9]+), Errors: ([0-9]+)$/\1 \2 \3/p;
@@ -21,7 +24,7 @@ for t in "$build"/tests/*/test_* tests/cli/test_*; do
     [ $rc -ne 0 ] && [ "$f" -eq 0 ] && f=1
     [ "$p" -eq 0 ] && [ "$f" -eq 0 ] && f=1 && echo "no check ran" >>"$log"
     passed=$((passed + p)) failed=$((failed + f))
-    printf '%-34s %4d passed %3d failed  %6.1f s\n' "${t##*tests/}" "$p" "$f" "$(awk "BEGIN { print $(date +%s.%N) - $start }")"
+    printf '%-34s %4d passed %3d failed  %6.1f s\n' "$name" "$p" "$f" "$(awk "BEGIN { print $(date +%s.%N) - $start }")"
     [ "$f" -ne 0 ] && { echo "--- exit $rc"; tail -n 60 "$log"; echo "---"; }
 done
 [ $ran -eq 0 ] && { echo "no test matches '$filter'"; failed=1; }

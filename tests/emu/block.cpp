@@ -277,6 +277,7 @@ void run_kernel(const launch_request &r)
 {
     const char *text = getenv("TS_EMU_SEED");
     uint64_t seed = text ? strtoull(text, nullptr, 10) : 0;
+    const bool backwards = seed % 2; /* every other seed starts with the last block */
     kernel_name = r.name;
     check_limits(r);
     make_fibers();
@@ -294,7 +295,7 @@ void run_kernel(const launch_request &r)
     }
     const uint64_t blocks = (uint64_t)r.grid.x * r.grid.y * r.grid.z;
     for (uint64_t i = 0; i < blocks; i++) {
-        const uint64_t b = seed % 2 ? blocks - 1 - i : i; /* every other seed from the last block */
+        const uint64_t b = backwards ? blocks - 1 - i : i;
         blockIdx = { (unsigned)(b % r.grid.x), (unsigned)(b / r.grid.x % r.grid.y),
                      (unsigned)(b / r.grid.x / r.grid.y) };
         if (i == 0 || seed) order = make_order(n, &seed);

@@ -1,0 +1,413 @@
+/* test_emu.cpp - the emulated device is strict: each mistake of a kernel or of its host code, made on purpose, ends the
+ * program with the line that names it, and correct code passes under every order of threads. */
+#include <check.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/launch.cuh"
+
+static ts_stream *s;
+
+static int *device_ints(int n)
+{
+    void *p;
+    ck_assert_int_eq(mem_alloc_cuda(s, &p, (size_t)n * sizeof(int)), TS_OK);
+    return (int *)p;
+}
+
+static int *written_ints(int n)
+{
+    int *p = device_ints(n);
+    ck_assert_int_eq(zero_cuda(s, p, (size_t)n * sizeof(int)), TS_OK);
+    return p;
+}
+
+/* body, in a process of its own, must die with `text` in what it says; NULL: it must live. */
+static void expect(const char *what, void (*body)(), const char *text)
+{
+    int ends[2];
+    ck_assert_int_eq(pipe(ends), 0);
+    const pid_t child = fork();
+    if (child == 0) {
+        dup2(ends[1], 2);
+        ck_assert_int_eq(stream_new_cuda(&s, 0, 0), TS_OK);
+        body();
+        ck_assert_int_eq(stream_sync_cuda(s), TS_OK);
+        _exit(0);
+    }
+    close(ends[1]);
+    char said[4096];
+    size_t n = 0;
+    for (ssize_t got; (got = read(ends[0], said + n, sizeof said - 1 - n)) > 0;) n += (size_t)got;
+    said[n] = '\0';
+    close(ends[0]);
+    int status;
+    waitpid(child, &status, 0);
+    if (text)
+        ck_assert_msg(WIFSIGNALED(status) && strstr(said, text), "%s: expected \"%s\", it said \"%s\"", what, text, said);
+    else
+        ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s: failed with \"%s\"", what, said);
+}
+
+#define LAUNCH(kernel, grid, block, bytes, ...)                                                                        \
+    ck_assert_int_eq(TS_LAUNCH(kernel, grid, block, bytes, s, __VA_ARGS__), TS_OK)
+
+/* ---- threads of a block ---- */
+
+enum { N = 96 };
+
+static void reverse(int *out, int barrier)
+{
+    __shared__ int room[N];
+    room[threadIdx.x] = (int)threadIdx.x;
+    if (barrier) __syncthreads();
+    out[threadIdx.x] = room[N - 1 - threadIdx.x];
+}
+
+static void rotate_in_warp(int *out, int sync)
+{
+    __shared__ int room[N];
+    const int lane = threadIdx.x % WARP, base = (int)threadIdx.x - lane;
+    for (int round = 0; round < 3; round++) {
+        room[threadIdx.x] = lane + round;
+        if (sync) __syncwarp();
+        out[threadIdx.x] = room[base + (lane + 1) % WARP];
+        if (sync) __syncwarp();
+    }
+}
+
+static void half_at_barrier(int *out)
+{
+    out[threadIdx.x] = 0;
+    if (threadIdx.x < 32) __syncthreads();
+}
+
+static void two_barriers(int *out)
+{
+    if (threadIdx.x < 32)
+        __syncthreads();
+    else
+        __syncthreads();
+    out[threadIdx.x] = 0;
+}
+
+static void shared_unwritten(int *out)
+{
+    __shared__ int room[N];
+    if (threadIdx.x > 0) room[threadIdx.x] = 1;
+    __syncthreads();
+    out[threadIdx.x] = room[threadIdx.x];
+}
+
+static void shared_overrun(int *out)
+{
+    TS_SHARED(shared);
+    int *room = (int *)shared;
+    room[threadIdx.x + 1] = 1;
+    out[threadIdx.x] = room[threadIdx.x + 1];
+}
+
+START_TEST(barriers)
+{
+    expect("barrier", [] { LAUNCH(reverse, 3, N, 0, device_ints(N), 1); }, nullptr);
+    expect("warp", [] { LAUNCH(rotate_in_warp, 3, N, 0, device_ints(N), 1); }, nullptr);
+    expect("half a block", [] { LAUNCH(half_at_barrier, 1, N, 0, device_ints(N)); }, "it has ended");
+    expect("two barriers", [] { LAUNCH(two_barriers, 1, N, 0, device_ints(N)); }, "it waits at");
+#if !defined __SANITIZE_ADDRESS__
+    expect("no barrier", [] { LAUNCH(reverse, 1, N, 0, device_ints(N), 0); }, "shared memory");
+    expect("no __syncwarp", [] { LAUNCH(rotate_in_warp, 1, N, 0, device_ints(N), 0); }, "shared memory");
+    expect("unwritten", [] { LAUNCH(shared_unwritten, 1, N, 0, device_ints(N)); }, "before it was written");
+    expect("overrun", [] { LAUNCH(shared_overrun, 1, N, N * sizeof(int), device_ints(N)); }, "beyond shared memory");
+#endif
+}
+END_TEST
+
+static void warp_operations(int *out)
+{
+    const int lane = threadIdx.x % WARP;
+    const double sum = warp_sum((double)lane);
+    const int down = __shfl_down_sync(ALL_LANES, lane, 4), up = __shfl_up_sync(ALL_LANES, lane, 4);
+    const unsigned even = __ballot_sync(ALL_LANES, lane % 2 == 0);
+    const int right = sum == 496 && down == (lane + 4 < WARP ? lane + 4 : lane) && up == (lane >= 4 ? lane - 4 : lane) &&
+                      even == 0x55555555u && __all_sync(ALL_LANES, 1) && !__any_sync(ALL_LANES, 0) &&
+                      __shfl_sync(ALL_LANES, lane, 7) == 7;
+    atomicAdd(out, right);
+}
+
+static void check_count(void (*kernel)(int *), int blocks, int threads)
+{
+    int *out = written_ints(1), got = -1;
+    LAUNCH(kernel, blocks, threads, 0, out);
+    ck_assert_int_eq(download_cuda(s, &got, out, sizeof got), TS_OK);
+    ck_assert_int_eq(got, blocks * threads);
+}
+
+static void shuffle_from_outside(int *out)
+{
+    if (threadIdx.x < 16) out[0] = __shfl_sync(0xffffu, 1, 20);
+}
+
+static void mask_without_caller(int *out)
+{
+    out[0] = __shfl_sync(0xffffu, 1, 0);
+}
+
+static void lane_that_left(int *out)
+{
+    if (threadIdx.x == 3) return;
+    out[0] = __shfl_sync(ALL_LANES, 1, 0);
+}
+
+START_TEST(warps)
+{
+    expect("all", [] { check_count(warp_operations, 2, 64); }, nullptr);
+    expect("outside", [] { LAUNCH(shuffle_from_outside, 1, 32, 0, device_ints(1)); }, "does not take part");
+    expect("mask", [] { LAUNCH(mask_without_caller, 1, 32, 0, device_ints(1)); }, "leaves out the calling lane");
+    expect("left", [] { LAUNCH(lane_that_left, 1, 32, 0, device_ints(1)); }, "it has ended");
+}
+END_TEST
+
+/* ---- memory ---- */
+
+static void read_at(int *out, const int *x, int64_t at)
+{
+    out[0] = x[at];
+}
+
+static void read_vector(float *out, const float *x)
+{
+    out[0] = load4(x).x;
+}
+
+static void read_freed()
+{
+    int *x = written_ints(4096), *out = device_ints(1);
+    ck_assert_int_eq(stream_sync_cuda(s), TS_OK);
+    mem_free_cuda(s, x);
+    LAUNCH(read_at, 1, 1, 0, out, x, 7);
+}
+
+static void free_twice()
+{
+    int *x = device_ints(4);
+    mem_free_cuda(s, x);
+    mem_free_cuda(s, x);
+}
+
+static void touch_from_host()
+{
+    setenv("TS_EMU_GUARD", "1", 1);
+    volatile int *x = written_ints(4);
+    ck_assert_int_eq(stream_sync_cuda(s), TS_OK);
+    x[0] = 1;
+}
+
+START_TEST(memory)
+{
+    static int host[4];
+    expect("inside", [] { LAUNCH(read_at, 1, 1, 0, device_ints(1), written_ints(8), 7); }, nullptr);
+#if !defined __SANITIZE_ADDRESS__
+    expect("behind", [] { LAUNCH(read_at, 1, 1, 0, device_ints(1), written_ints(8), 8); }, "outside of its allocation");
+    expect("before", [] { LAUNCH(read_at, 1, 1, 0, device_ints(1), written_ints(8), -1); }, "a read of 4 bytes");
+    expect("unwritten", [] { LAUNCH(read_at, 1, 1, 0, device_ints(1), device_ints(8), 7); }, "never written");
+    expect("freed", read_freed, "freed");
+    expect("host", [] { LAUNCH(read_at, 1, 1, 0, (int *)malloc(4), written_ints(8), 7); }, "host memory");
+#endif
+    expect("vector",
+           [] { LAUNCH(read_vector, 1, 1, 0, (float *)device_ints(1), (const float *)(written_ints(8) + 1)); },
+           "misaligned");
+    expect("free twice", free_twice, "not allocated");
+    expect("upload to the host", [] { upload_cuda(s, host, host, 4); }, "not device memory");
+    expect("download unwritten", [] { download_cuda(s, host, device_ints(4), 4); }, "never written");
+#if !defined __SANITIZE_ADDRESS__
+    setenv("TS_EMU_GUARD", "1", 1);
+    expect("host touches", touch_from_host, "host code touched device memory");
+    unsetenv("TS_EMU_GUARD");
+#endif
+}
+END_TEST
+
+START_TEST(limits)
+{
+    expect("threads", [] { LAUNCH(read_at, 1, 1025, 0, device_ints(1), written_ints(8), 7); }, "at most 1024 threads");
+    expect("no blocks", [] { LAUNCH(read_at, 0, 32, 0, device_ints(1), written_ints(8), 7); }, "with a grid of (0,1,1)");
+    expect("grid", [] { LAUNCH(read_at, dim3(1, 65536), 32, 0, device_ints(1), written_ints(8), 7); }, "with a grid of");
+    expect("shared", [] { LAUNCH(reverse, 1, N, 49153, device_ints(N), 1); }, "the limit is 49152");
+    expect("more shared",
+           [] {
+               const cudaFuncAttribute most = cudaFuncAttributeMaxDynamicSharedMemorySize;
+               ck_assert_int_eq(cudaFuncSetAttribute(reverse, most, 166912), cudaSuccess);
+               ck_assert_int_eq(cudaFuncSetAttribute(reverse, most, 166913), cudaErrorInvalidValue);
+               LAUNCH(reverse, 1, N, 166912, device_ints(N), 1);
+           },
+           nullptr);
+}
+END_TEST
+
+/* ---- streams ---- */
+
+static void set_to(int *x, int value)
+{
+    *x = value;
+}
+
+static void increment(int *x)
+{
+    x[0]++;
+}
+
+static void late_work()
+{
+    int *x = device_ints(1), *pinned;
+    ck_assert_int_eq(cudaMallocHost((void **)&pinned, sizeof *pinned), cudaSuccess);
+    *pinned = -1;
+    LAUNCH(set_to, 1, 1, 0, x, 5);
+    ck_assert_int_eq(cudaMemcpyAsync(pinned, x, sizeof *pinned, cudaMemcpyDeviceToHost, s->stream), cudaSuccess);
+    ck_assert_int_eq(*pinned, -1); /* nobody has waited */
+    ck_assert_int_eq(stream_sync_cuda(s), TS_OK);
+    ck_assert_int_eq(*pinned, 5);
+    *pinned = 6; /* a copy from pinned memory reads it when it runs, one from other memory at once */
+    ck_assert_int_eq(cudaMemcpyAsync(x, pinned, sizeof *pinned, cudaMemcpyHostToDevice, s->stream), cudaSuccess);
+    *pinned = 7;
+    int got, plain = 8;
+    ck_assert_int_eq(download_cuda(s, &got, x, sizeof got), TS_OK);
+    ck_assert_int_eq(got, 7);
+    ck_assert_int_eq(upload_cuda(s, x, &plain, sizeof plain), TS_OK);
+    plain = 9;
+    ck_assert_int_eq(download_cuda(s, &got, x, sizeof got), TS_OK);
+    ck_assert_int_eq(got, 8);
+    cudaFreeHost(pinned);
+}
+
+/* The second stream reads what the first writes. */
+static void two_streams(int ordered)
+{
+    ts_stream *other;
+    cudaEvent_t written;
+    int *x = device_ints(1), *out = device_ints(1);
+    ck_assert_int_eq(stream_new_cuda(&other, 0, 0), TS_OK);
+    ck_assert_int_eq(cudaEventCreateWithFlags(&written, cudaEventDisableTiming), cudaSuccess);
+    LAUNCH(set_to, 1, 1, 0, x, 5);
+    cudaEventRecord(written, s->stream);
+    if (ordered) cudaStreamWaitEvent(other->stream, written);
+    TS_LAUNCH(read_at, 1, 1, 0, other, out, x, 0);
+    int got = 0;
+    ck_assert_int_eq(download_cuda(other, &got, out, sizeof got), TS_OK);
+    ck_assert_int_eq(got, 5);
+    cudaEventDestroy(written);
+    stream_free_cuda(other);
+}
+
+static void graph()
+{
+    cudaGraph_t g;
+    cudaGraphExec_t x;
+    int *n = written_ints(1), got = 0;
+    ck_assert_int_eq(cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal), cudaSuccess);
+    LAUNCH(increment, 1, 1, 0, n);
+    LAUNCH(increment, 1, 1, 0, n);
+    ck_assert_int_eq(cudaStreamEndCapture(s->stream, &g), cudaSuccess);
+    ck_assert_int_eq(cudaGraphInstantiate(&x, g), cudaSuccess);
+    ck_assert_int_eq(download_cuda(s, &got, n, sizeof got), TS_OK);
+    ck_assert_int_eq(got, 0); /* captured, not run */
+    cudaGraphDestroy(g);
+    for (int i = 0; i < 3; i++) cudaGraphLaunch(x, s->stream);
+    cudaGraphExecDestroy(x);
+    ck_assert_int_eq(download_cuda(s, &got, n, sizeof got), TS_OK);
+    ck_assert_int_eq(got, 6);
+}
+
+static void sync_in_capture()
+{
+    cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal);
+    cudaStreamSynchronize(s->stream);
+}
+
+START_TEST(streams)
+{
+    expect("late", late_work, nullptr);
+    expect("ordered", [] { two_streams(1); }, nullptr);
+#if !defined __SANITIZE_ADDRESS__
+    expect("not ordered", [] { two_streams(0); }, "never written");
+#endif
+    expect("graph", graph, nullptr);
+    expect("capture", sync_in_capture, "while the stream is captured");
+    expect("default stream", [] { cudaMemsetAsync(device_ints(1), 0, 4, nullptr); }, "default stream");
+}
+END_TEST
+
+static void note_order(int *count, int *order)
+{
+    order[atomicAdd(count, 1)] = (int)(blockIdx.x * blockDim.x + threadIdx.x);
+}
+
+/* The order in which the threads of two blocks run under this seed. */
+static void order_of(int order[2 * N], const char *seed)
+{
+    setenv("TS_EMU_SEED", seed, 1);
+    int *count = written_ints(1), *all = device_ints(2 * N);
+    LAUNCH(note_order, 2, N, 0, count, all);
+    ck_assert_int_eq(download_cuda(s, order, all, 2 * N * sizeof(int)), TS_OK);
+    int seen[2 * N] = {};
+    for (int i = 0; i < 2 * N; i++) seen[order[i]]++;
+    for (int i = 0; i < 2 * N; i++) ck_assert_int_eq(seen[i], 1);
+}
+
+START_TEST(seeds)
+{
+    expect("orders",
+           [] {
+               int plain[2 * N], one[2 * N], again[2 * N], two[2 * N];
+               order_of(plain, "0");
+               order_of(one, "1");
+               order_of(again, "1");
+               order_of(two, "2");
+               for (int i = 0; i < 2 * N; i++) ck_assert_int_eq(plain[i], i);
+               ck_assert(memcmp(one, plain, sizeof one) != 0 && memcmp(one, two, sizeof one) != 0);
+               ck_assert(memcmp(one, again, sizeof one) == 0);
+           },
+           nullptr);
+    expect("reverse", [] { setenv("TS_EMU_SEED", "3", 1); LAUNCH(reverse, 3, N, 0, device_ints(N), 1); }, nullptr);
+}
+END_TEST
+
+/* ---- a backend without its device ---- */
+
+START_TEST(devices)
+{
+    setenv("TS_EMU_DEVICES", "-1", 1);
+    ck_assert_int_eq(stream_new_cuda(&s, 0, 0), TS_E_DEVICE);
+    ck_assert_msg(strstr(ts_error(), "driver version is insufficient"), "%s", ts_error());
+    setenv("TS_EMU_DEVICES", "0", 1);
+    ck_assert_int_eq(stream_new_cuda(&s, 0, 0), TS_E_DEVICE);
+    ck_assert_ptr_null(s);
+    setenv("TS_EMU_DEVICES", "2", 1);
+    ck_assert_int_eq(stream_new_cuda(&s, 2, 0), TS_E_DEVICE);
+    ck_assert_msg(strstr(ts_error(), "cuda:2 does not exist"), "%s", ts_error());
+    ck_assert_int_eq(stream_new_cuda(&s, 1, 0), TS_OK);
+    void *p;
+    ck_assert_int_eq(mem_alloc_cuda(s, &p, (size_t)1 << 40), TS_E_NOMEM);
+    ck_assert_msg(strstr(ts_error(), "1099511627776 bytes were asked for"), "%s", ts_error());
+    stream_free_cuda(s);
+    stream_free_cuda(nullptr);
+}
+END_TEST
+
+int main()
+{
+    Suite *u = suite_create("emu");
+    TCase *c = tcase_create("emu");
+    tcase_set_timeout(c, 120);
+    const TTest *const tests[] = { barriers, warps, memory, limits, streams, seeds, devices };
+    for (const TTest *t : tests) tcase_add_test(c, t);
+    suite_add_tcase(u, c);
+    SRunner *r = srunner_create(u);
+    srunner_run_all(r, CK_NORMAL);
+    const int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed != 0;
+}
