@@ -13,7 +13,7 @@
 enum { LIST_MAX = 1000000, NAME_MAX_LENGTH = 63 };
 
 /* "tessera WHO: ..." as exactly one line: what was typed may hold anything. */
-static void complain(const char *who, const char *format, va_list args)
+__attribute__((format(printf, 2, 0))) static void complain(const char *who, const char *format, va_list args)
 {
     char line[1024];
     vsnprintf(line, sizeof line, format, args);
