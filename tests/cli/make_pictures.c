@@ -57,8 +57,10 @@ static ts_status tile(const char *grid, int side, int row, int column, const cha
     if (st != TS_OK) return st;
     int top = GAP + row * (side + GAP), left = GAP + column * (side + GAP);
     ts_image im = { side, side, malloc((size_t)(side * side * 3)) };
-    if (!im.rgb) st = ts_fail(TS_E_NOMEM, "out of memory");
-    else if (top + side + GAP > in.height || left + side + GAP > in.width) st = ts_fail(TS_E_ARG, "%s: has no such tile", grid);
+    if (!im.rgb)
+        st = ts_fail(TS_E_NOMEM, "out of memory");
+    else if (top + side + GAP > in.height || left + side + GAP > in.width)
+        st = ts_fail(TS_E_ARG, "%s: has no such tile", grid);
     for (int y = 0; y < side && st == TS_OK; y++)
         memcpy(im.rgb + 3 * y * side, in.rgb + 3 * ((top + y) * in.width + left), (size_t)(3 * side));
     if (st == TS_OK) st = ts_image_write_png(out, &im, NULL, 0);

@@ -31,9 +31,17 @@ T_TEST(bad_names)
     static const struct {
         const char *spec;
         ts_status status;
-    } cases[] = { { "", TS_E_ARG },       { "gpu", TS_E_ARG },      { "CPU", TS_E_ARG },      { "cpu ", TS_E_ARG },
-                  { "cpu:", TS_E_ARG },   { "cpu:x", TS_E_ARG },    { "cpu:-1", TS_E_ARG },   { "cpu:0x", TS_E_ARG },
-                  { "auto:1", TS_E_ARG }, { "cpu:1", TS_E_DEVICE }, { "cpu:99999999999", TS_E_ARG },
+    } cases[] = { { "", TS_E_ARG },
+                  { "gpu", TS_E_ARG },
+                  { "CPU", TS_E_ARG },
+                  { "cpu ", TS_E_ARG },
+                  { "cpu:", TS_E_ARG },
+                  { "cpu:x", TS_E_ARG },
+                  { "cpu:-1", TS_E_ARG },
+                  { "cpu:0x", TS_E_ARG },
+                  { "auto:1", TS_E_ARG },
+                  { "cpu:1", TS_E_DEVICE },
+                  { "cpu:99999999999", TS_E_ARG },
                   { "a-name-that-is-far-longer-than-any-backend-of-this-program-has", TS_E_ARG } };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         ts_device *d = NULL;

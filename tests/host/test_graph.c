@@ -1,10 +1,10 @@
 /* test_graph.c - gradients of every tape op, end to end, against finite differences of the tape's own forward.
  *
- * A case is a small net that ends in a loss; its inputs are parameters, so every gradient can be read. The difference quotient
- * has five points (error h^4) with h = 1/256, in float32: rounding of the values, some 1e-7 of the loss, divided by h gives
- * 2e-5 of the loss, the truncation is of the same order. Wrong wiring is off by far more than the tolerance of 2e-3 of the largest
- * gradient of a parameter. Quantizers are not differentiable: there the tape must pass on what the op's own backward gives, bit
- * for bit.
+ * A case is a small net that ends in a loss; its inputs are parameters, so every gradient can be read. The difference
+ * quotient has five points (error h^4) with h = 1/256, in float32: rounding of the values, some 1e-7 of the loss,
+ * divided by h gives 2e-5 of the loss, the truncation is of the same order. Wrong wiring is off by far more than the
+ * tolerance of 2e-3 of the largest gradient of a parameter. Quantizers are not differentiable: there the tape must pass
+ * on what the op's own backward gives, bit for bit.
  */
 #include "host/params.h"
 #include "tests/t.h"
@@ -149,7 +149,8 @@ static double add_to_itself(ts_graph *g, ts_tensor *const *in)
     return l2(g, tg_add(g, x, x));
 }
 
-/* Sums that share inputs: blocks of gradients are shared, and must be parted before anything is added to one of them. */
+/* Sums that share inputs: blocks of gradients are shared, and must be parted before anything is added to one of them.
+ */
 static double shared_sums(ts_graph *g, ts_tensor *const *in)
 {
     ts_tensor *a = tg_act(g, in[0], TS_SILU), *b = tg_act(g, in[1], TS_GELU_TANH);
@@ -177,7 +178,8 @@ static double parameter_twice(ts_graph *g, ts_tensor *const *in)
 static double reshape(ts_graph *g, ts_tensor *const *in)
 {
     ts_tensor *x = tg_reshape(g, tg_act(g, in[0], TS_SILU), 3, TG_DIMS(2, 6, 4));
-    ts_tensor *y = tg_linear(g, x, in[1], NULL), *z = tg_reshape(g, tg_reshape(g, x, 2, TG_DIMS(4, 12)), 3, TG_DIMS(2, 6, 4));
+    ts_tensor *y = tg_linear(g, x, in[1], NULL),
+              *z = tg_reshape(g, tg_reshape(g, x, 2, TG_DIMS(4, 12)), 3, TG_DIMS(2, 6, 4));
     return l2(g, tg_add(g, tg_reshape(g, y, 1, TG_DIMS(48)), tg_reshape(g, z, 1, TG_DIMS(48))));
 }
 
@@ -271,7 +273,9 @@ static const net_case CASES[] = {
     { "ada_norm twice", ada_norm_twice, { { 3, { 2, 3, 4 } }, { 2, { 2, 4 } }, { 2, { 2, 4 } }, { 2, { 2, 4 } } } },
     { "pixel_loss", pixel_loss, { { 2, { 5, 7 } } } },
     { "cross_entropy", cross_entropy, { { 3, { 2, 3, 7 } } } },
-    { "digit_head", digit_head, { { 3, { 2, 4, 6 } }, { 2, { 3, 6 } }, { 2, { 7, 6 } }, { 2, { 9, 6 } }, { 2, { 2, 9 } } } },
+    { "digit_head",
+      digit_head,
+      { { 3, { 2, 4, 6 } }, { 2, { 3, 6 } }, { 2, { 7, 6 } }, { 2, { 9, 6 } }, { 2, { 2, 9 } } } },
 };
 
 /* --- the comparison --- */
@@ -343,8 +347,9 @@ static void compare_input(net *m, const net_case *c, int i, const float *got, do
         most = fmax(most, fabs(want[j]));
     }
     for (int64_t j = 0; j < tried; j++)
-        ck_assert_msg(fabs(got[at[j]] - want[j]) <= 2e-3 * most + 2e-5 * loss, "%s: input %d, number %lld: gradient %g, expected %g",
-                      c->name, i, (long long)at[j], got[at[j]], want[j]);
+        ck_assert_msg(fabs(got[at[j]] - want[j]) <= 2e-3 * most + 2e-5 * loss,
+                      "%s: input %d, number %lld: gradient %g, expected %g", c->name, i, (long long)at[j], got[at[j]],
+                      want[j]);
 }
 
 T_TEST(gradients)
@@ -375,7 +380,8 @@ T_TEST(gradients_accumulate)
             for (int j = 0; j < m.n; j++)
                 T_OK(be->download(m.d->s, &(turn ? twice : once)[j], m.in[j]->grad, sizeof(float)));
         }
-        /* Some ops add part after part, so the sum of two equal gradients may be rounded: a few ulp, of the parts' size. */
+        /* Some ops add part after part, so the sum of two equal gradients may be rounded: a few ulp, of the parts'
+         * size. */
         for (int j = 0; j < m.n; j++)
             ck_assert_msg(fabsf(twice[j] - 2 * once[j]) <= 1e-5f * fabsf(once[j]) + 1e-7f, "%s: input %d: %g, then %g",
                           CASES[i].name, j, once[j], twice[j]);
@@ -392,8 +398,8 @@ static void equal_bits(const char *what, const net *m, const float *place, const
     float *got = t_alloc((size_t)n * sizeof *got);
     T_OK(m->d->be->download(m->d->s, got, place, (size_t)n * sizeof *got));
     for (int64_t i = 0; i < n; i++)
-        ck_assert_msg(got[i] == ((float *)want->host)[i], "%s: number %lld is %g, expected %g", what, (long long)i, got[i],
-                      ((float *)want->host)[i]);
+        ck_assert_msg(got[i] == ((float *)want->host)[i], "%s: number %lld is %g, expected %g", what, (long long)i,
+                      got[i], ((float *)want->host)[i]);
 }
 
 static t_buf *zeros(const ts_backend *be, ts_stream *s, int64_t n)
@@ -439,7 +445,9 @@ T_TEST(fsq)
     close_net(&m);
 }
 
-static const shape PYRAMID_IN[MAX_IN] = { { 4, { B, SIDE, SIDE, D } }, { 2, { 2, D } }, { 4, { D, 3, 3, D } }, { 1, { D } } };
+static const shape PYRAMID_IN[MAX_IN] = {
+    { 4, { B, SIDE, SIDE, D } }, { 2, { 2, D } }, { 4, { D, 3, 3, D } }, { 1, { D } }
+};
 
 T_TEST(residual_fsq)
 {
@@ -457,8 +465,8 @@ T_TEST(residual_fsq)
     const ts_phi phi = { { m.in[2]->data }, { m.in[3]->data } }, dphi = { { dw->dev }, { db->dev } };
     T_OK(be->residual_fsq_fwd(s, f_hat->dev, idx->dev, x->dev, NULL, NULL, m.in[0]->data, m.in[1]->data, &phi, &q, B,
                               T_SCRATCH(be->residual_fsq_scratch(s, &q, B, 0))));
-    T_OK(be->residual_fsq_bwd(s, df->dev, dgain->dev, &dphi, dy->dev, 0.5f, m.in[0]->data, x->dev, idx->dev, m.in[1]->data,
-                              &phi, &q, B, T_SCRATCH(be->residual_fsq_scratch(s, &q, B, 1))));
+    T_OK(be->residual_fsq_bwd(s, df->dev, dgain->dev, &dphi, dy->dev, 0.5f, m.in[0]->data, x->dev, idx->dev,
+                              m.in[1]->data, &phi, &q, B, T_SCRATCH(be->residual_fsq_scratch(s, &q, B, 1))));
     T_OK(ts_graph_backward(m.g));
     t_down(df), t_down(dgain), t_down(dw), t_down(db);
     equal_bits("df", &m, m.in[0]->grad, df, N);
@@ -483,8 +491,8 @@ T_TEST(residual_vq)
     const ts_phi phi = { { m.in[2]->data }, { m.in[3]->data } }, dphi = { { dw->dev }, { db->dev } };
     T_OK(be->residual_vq_fwd(s, f_hat->dev, idx->dev, NULL, NULL, m.in[0]->data, m.in[1]->data, &phi, &q, B,
                              T_SCRATCH(be->residual_vq_scratch(s, &q, B, 0))));
-    T_OK(be->residual_vq_bwd(s, df->dev, dcode->dev, &dphi, dy->dev, 0.75f, m.in[0]->data, idx->dev, m.in[1]->data, &phi, &q,
-                             B, T_SCRATCH(be->residual_vq_scratch(s, &q, B, 1))));
+    T_OK(be->residual_vq_bwd(s, df->dev, dcode->dev, &dphi, dy->dev, 0.75f, m.in[0]->data, idx->dev, m.in[1]->data,
+                             &phi, &q, B, T_SCRATCH(be->residual_vq_scratch(s, &q, B, 1))));
     T_OK(ts_graph_backward(m.g));
     t_down(df), t_down(dcode), t_down(dw), t_down(db);
     equal_bits("df", &m, m.in[0]->grad, df, N);

@@ -16,7 +16,8 @@ static table declare(const ts_backend *be, int training)
     table t;
     T_OK(ts_device_open(&t.d, be->name, 1, TS_MATH_F32));
     T_OK(ts_params_new(&t.p));
-    ts_init normal = ts_init_all(TS_INIT_NORMAL, 2), uniform = ts_init_all(TS_INIT_UNIFORM, 0.5f), zero = ts_init_all(TS_INIT_CONST, 0);
+    ts_init normal = ts_init_all(TS_INIT_NORMAL, 2), uniform = ts_init_all(TS_INIT_UNIFORM, 0.5f),
+            zero = ts_init_all(TS_INIT_CONST, 0);
     t.bias = ts_params_add(t.p, uniform, 0, 1, TG_DIMS(5), "layer.%d.%s", 3, "bias");
     t.conv = ts_params_add(t.p, normal, CONV | DECAY, 4, TG_DIMS(2, 3, 3, 3), "conv.weight");
     t.q = ts_params_add(t.p, normal, 0, 1, TG_DIMS(16), "q");
@@ -37,7 +38,6 @@ static void end(table *t)
     T_EQI(t->d->in_use, 0);
     ts_device_close(t->d);
 }
-
 
 static float *read_floats(const table *t, const void *from, int64_t n)
 {
@@ -117,7 +117,8 @@ T_TEST(initial_values)
     moments(x, N, &mean, &deviation);
     T_NEAR(mean, 0, 5 * 2 / sqrt(N)); /* five standard errors */
     T_NEAR(deviation, 2, 5 * 2 / sqrt(2.0 * N));
-    T_TRUE(memcmp(x, drawn(be, ts_init_all(TS_INIT_NORMAL, 2), N, "a", 1, 3), N * sizeof *x) == 0); /* seed and name alone */
+    T_TRUE(memcmp(x, drawn(be, ts_init_all(TS_INIT_NORMAL, 2), N, "a", 1, 3), N * sizeof *x) ==
+           0); /* seed and name alone */
     T_TRUE(memcmp(x, drawn(be, ts_init_all(TS_INIT_NORMAL, 2), N, "b", 1, 0), N * sizeof *x) != 0);
     T_TRUE(memcmp(x, drawn(be, ts_init_all(TS_INIT_NORMAL, 2), N, "a", 2, 0), N * sizeof *x) != 0);
 
@@ -137,7 +138,8 @@ T_TEST(initial_values)
     table t = declare(be, 1);
     const float *ramp = read_tensor(&t, t.ramp), *dirac = read_tensor(&t, t.dirac), *ema;
     for (int i = 0; i < 8; i++) T_TRUE(ramp[i] == -(float)(i / 2));
-    for (int i = 0; i < 36; i++) T_TRUE(dirac[i] == (i == 4 * 2 || i == 18 + 4 * 2 + 1 ? 1 : 0)); /* (o, middle, o) of (O,k,k,I) */
+    for (int i = 0; i < 36; i++)
+        T_TRUE(dirac[i] == (i == 4 * 2 || i == 18 + 4 * 2 + 1 ? 1 : 0)); /* (o, middle, o) of (O,k,k,I) */
     const float *weight = read_tensor(&t, t.matrix);
     ts_params_swap_ema(t.p);
     ema = read_tensor(&t, t.matrix);
@@ -185,7 +187,8 @@ T_TEST(save_and_load)
             const ts_param *a = ts_params_at(from.p, j), *b = ts_params_at(to.p, j);
             const float *x = read_tensor(&from, &a->tensor), *y = read_tensor(&to, &b->tensor);
             for (int64_t k = 0; k < a->count; k++)
-                ck_assert_msg(y[k] == (i ? nearest_bf16(x[k]) : x[k]), "%s[%lld] is %g, was %g", a->name, (long long)k, y[k], x[k]);
+                ck_assert_msg(y[k] == (i ? nearest_bf16(x[k]) : x[k]), "%s[%lld] is %g, was %g", a->name, (long long)k,
+                              y[k], x[k]);
         }
         end(&to);
     }
@@ -196,9 +199,11 @@ T_TEST(save_and_load)
 T_TEST(bf16_rounding)
 {
     (void)s;
-    static const float cases[][2] = { { 0x1.01p0f, 1 },        { 0x1.03p0f, 0x1.04p0f },   { 0x1.010002p0f, 0x1.02p0f },
-                                      { -0x1.03p0f, -0x1.04p0f }, { 0x1.fffffep127f, INFINITY }, { -INFINITY, -INFINITY },
-                                      { 0x1p-140f, 0x0p0f },   { 0x1p-133f, 0x1p-133f },   { -0.0f, -0.0f } };
+    static const float cases[][2] = {
+        { 0x1.01p0f, 1 },           { 0x1.03p0f, 0x1.04p0f },      { 0x1.010002p0f, 0x1.02p0f },
+        { -0x1.03p0f, -0x1.04p0f }, { 0x1.fffffep127f, INFINITY }, { -INFINITY, -INFINITY },
+        { 0x1p-140f, 0x0p0f },      { 0x1p-133f, 0x1p-133f },      { -0.0f, -0.0f }
+    };
     enum { CASES = sizeof cases / sizeof *cases };
     table t = declare(be, 0);
     float x[140] = { 0 };
@@ -249,7 +254,8 @@ T_TEST(prefixes)
     table t = declare(be, 1);
     const char *path = IN("state.safetensors");
     const float *weight = read_tensor(&t, t.matrix);
-    T_OK(ts_params_save(t.p, path, buffers, prefixes, 2, TS_ST_F32, (const char *[]){ "key" }, (const char *[]){ "value" }, 1));
+    T_OK(ts_params_save(t.p, path, buffers, prefixes, 2, TS_ST_F32, (const char *[]){ "key" },
+                        (const char *[]){ "value" }, 1));
     T_OK(ts_params_init(t.p, 5));
     T_OK(load(&t, path, "weight.", 0));
     T_TRUE(memcmp(read_tensor(&t, t.matrix), weight, 140 * sizeof *weight) == 0);
@@ -293,8 +299,10 @@ T_TEST(complaints)
     const char *path = IN("other.safetensors");
     write_tensor_file(path, (const char *[]){ "a", "x" }, (const int64_t[][2]){ { 3, 2 }, { 1, 1 } }, 2);
     T_STATUS(TS_E_DATA, load(&t, path, "", 1));
-    static const char *const parts[] = { "other.safetensors", "missing b", "tensor a has shape [3,2], expected [2,3]", "unknown tensor x" };
-    for (int i = 0; i < 4; i++) ck_assert_msg(strstr(ts_error(), parts[i]) != NULL, "'%s' is not in: %s", parts[i], ts_error());
+    static const char *const parts[] = { "other.safetensors", "missing b", "tensor a has shape [3,2], expected [2,3]",
+                                         "unknown tensor x" };
+    for (int i = 0; i < 4; i++)
+        ck_assert_msg(strstr(ts_error(), parts[i]) != NULL, "'%s' is not in: %s", parts[i], ts_error());
     ck_assert_ptr_null(strchr(ts_error(), '\n'));
     ck_assert_ptr_null(strstr(ts_error(), "missing c")); /* frozen ones may be missing */
     T_TRUE(read_tensor(&t, t.matrix)[0] == 2);

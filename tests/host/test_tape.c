@@ -63,7 +63,8 @@ static ts_tensor *forward(net *m, ts_graph *g)
     h = tg_ada_norm(g, &x, NULL, NULL, tg_chunk(g, a, 0, 3), tg_chunk(g, a, 1, 3), 1e-6f);
     h = tg_attention(g, tg_linear(g, tg_move(h), m->qkv, NULL), NULL, NULL, 2, 0.5f);
     h = tg_ada_norm(g, &x, tg_move(h), tg_chunk(g, a, 2, 3), tg_chunk(g, a, 1, 3), tg_chunk(g, a, 0, 3), 1e-6f);
-    tg_digit_head(g, h, m->head[0], m->head[1], m->head[2], m->head[3], tg_upload(g, codes, TS_I32, 2, TG_DIMS(B, SIDE * SIDE)),
+    tg_digit_head(g, h, m->head[0], m->head[1], m->head[2], m->head[3],
+                  tg_upload(g, codes, TS_I32, 2, TG_DIMS(B, SIDE * SIDE)),
                   tg_upload(g, scales, TS_I32, 1, TG_DIMS(SIDE * SIDE)), &m->digits, 1);
     h = tg_reshape(g, tg_move(h), 4, TG_DIMS(B, SIDE, SIDE, D));
     ts_quantized q = tg_residual_fsq(g, tg_move(h), m->gain, &m->phi_w, &m->phi_b, &m->quantizer, 1, 1);
@@ -222,14 +223,30 @@ T_TEST(views_of_inference)
         ts_tensor *chunk = tg_chunk(g, t, 1, 2), *r = NULL;
         T_TRUE(chunk && chunk->stride == 6 && chunk->dim[1] == 3);
         switch (op) {
-        case 0: r = tg_act(g, chunk, TS_SILU); break;
-        case 1: r = tg_reshape(g, chunk, 1, TG_DIMS(12)); break;
-        case 2: r = tg_add(g, chunk, chunk); break;
-        case 3: r = tg_twice(g, chunk); break;
-        case 4: r = tg_pixel_loss(g, chunk, chunk, 1, 1); break;
-        case 5: r = tg_cross_entropy(g, chunk, tg_zeros(g, TS_I32, 1, TG_DIMS(4)), 1); break;
-        case 6: r = tg_linear(g, chunk, tg_zeros(g, TS_F32, 2, TG_DIMS(2, 3)), NULL); break;
-        case 7: f = tg_zeros(g, TS_I32, 1, TG_DIMS(2)), r = tg_embedding(g, chunk, f); break;
+        case 0:
+            r = tg_act(g, chunk, TS_SILU);
+            break;
+        case 1:
+            r = tg_reshape(g, chunk, 1, TG_DIMS(12));
+            break;
+        case 2:
+            r = tg_add(g, chunk, chunk);
+            break;
+        case 3:
+            r = tg_twice(g, chunk);
+            break;
+        case 4:
+            r = tg_pixel_loss(g, chunk, chunk, 1, 1);
+            break;
+        case 5:
+            r = tg_cross_entropy(g, chunk, tg_zeros(g, TS_I32, 1, TG_DIMS(4)), 1);
+            break;
+        case 6:
+            r = tg_linear(g, chunk, tg_zeros(g, TS_F32, 2, TG_DIMS(2, 3)), NULL);
+            break;
+        case 7:
+            f = tg_zeros(g, TS_I32, 1, TG_DIMS(2)), r = tg_embedding(g, chunk, f);
+            break;
         }
         ck_assert_msg(r == NULL && ts_graph_status(g) == TS_E_INTERNAL, "op %d took a chunk", op);
         ts_graph_reset(g);
@@ -281,7 +298,8 @@ static int64_t allocations, allowed;
 
 static ts_status counted_alloc(ts_stream *s, void **p, size_t bytes)
 {
-    if (allowed >= 0 && allocations >= allowed) return ts_fail(TS_E_NOMEM, "no memory: %zu bytes were asked for", bytes);
+    if (allowed >= 0 && allocations >= allowed)
+        return ts_fail(TS_E_NOMEM, "no memory: %zu bytes were asked for", bytes);
     allocations++;
     return real->mem_alloc(s, p, bytes);
 }

@@ -1,5 +1,5 @@
-/* test_generator.c - tiny generators with both heads, both AdaLN kinds, both attention scalings: they learn, and sampling with a
- * cache is the same model as teacher forcing. */
+/* test_generator.c - tiny generators with both heads, both AdaLN kinds, both attention scalings: they learn, and
+ * sampling with a cache is the same model as teacher forcing. */
 #include <unistd.h>
 
 #include "tests/model/tiny.h"
@@ -45,7 +45,8 @@ static pair open_pair(const ts_backend *be, const kind *k, int threads, ts_math 
 {
     pair p = { .d = tiny_device(be, threads, math) };
     ts_tokenizer_config tc = tiny_tokenizer_config("\"patch_nums\":[1,2,4],\"quantizer\":{\"kind\":\"residual_fsq\","
-                                                   "\"levels\":[5,5,5]}", "[1,2,2]", 8);
+                                                   "\"levels\":[5,5,5]}",
+                                                   "[1,2,2]", 8);
     ts_generator_config c = config(k);
     p.t = tiny_tokenizer(p.d, &tc, 0);
     T_OK(ts_generator_new(&p.m, p.d, &c, training, 2));
@@ -122,7 +123,8 @@ T_TEST(bf16)
     T_TRUE(loss[1] != loss[0]);
 }
 
-/* keep of all ones changes nothing; of zeros takes the sub-layers out, so that a token no longer hears from the others. */
+/* keep of all ones changes nothing; of zeros takes the sub-layers out, so that a token no longer hears from the others.
+ */
 T_TEST(drop_path)
 {
     (void)s;
@@ -169,7 +171,8 @@ static int greedy_digits(const pair *p, const float *u, int scale, const float *
     for (int i = 0; i < d->D; i++) {
         for (int l = 0; l < d->level[i]; l++) {
             logit[l] = w[3][scale * d->sum_L + d->off[i] + l];
-            for (int m = 0; m < HIDDEN; m++) logit[l] += fmax(a[m] + w[0][i * HIDDEN + m], 0) * w[2][(d->off[i] + l) * HIDDEN + m];
+            for (int m = 0; m < HIDDEN; m++)
+                logit[l] += fmax(a[m] + w[0][i * HIDDEN + m], 0) * w[2][(d->off[i] + l) * HIDDEN + m];
         }
         int digit = largest(logit, d->level[i]);
         code += digit * d->basis[i];
@@ -186,8 +189,9 @@ static int greedy_code(const pair *p, const float *row, int scale, const float *
     return largest(x, V);
 }
 
-/* What is drawn greedily, scale by scale with a cache, is the largest logit everywhere when it is fed back teacher-forced. A
- * trained model has margins between its logits that are far above the rounding of another order of sums. */
+/* What is drawn greedily, scale by scale with a cache, is the largest logit everywhere when it is fed back
+ * teacher-forced. A trained model has margins between its logits that are far above the rounding of another order of
+ * sums. */
 T_TEST(cache_is_teacher_forcing)
 {
     (void)s;
@@ -269,7 +273,8 @@ T_TEST(bits)
         T_OK(ts_graph_new(&g, p.d, 1));
         double loss = forward(&p, g, NULL), bits[3] = { 0 };
         T_OK(ts_generator_bits(p.m, p.t, p.tokens, p.labels, B, bits));
-        T_NEAR(bits[0] + bits[1] + bits[2], loss * B * T / log(2), 1e-4 * loss * B * T); /* float32 losses, summed twice */
+        T_NEAR(bits[0] + bits[1] + bits[2], loss * B * T / log(2),
+               1e-4 * loss * B * T); /* float32 losses, summed twice */
         ts_graph_free(g);
         close_pair(&p);
     }
@@ -282,10 +287,14 @@ T_TEST(refusals)
     const ts_sampling good = TS_SAMPLING_DEFAULTS;
     static const int32_t labels[] = { 4, -1 };
     for (int i = 0; i < 2; i++) T_STATUS(TS_E_ARG, ts_generator_sample(p.m, p.t, &labels[i], 1, &good, p.tokens, NULL));
-    static const ts_sampling bad[] = { { .cfg = -0.1, .temperature = 1, .top_p = 1 },   { .cfg = NAN, .temperature = 1, .top_p = 1 },
-                                       { .cfg = 100.1, .temperature = 1, .top_p = 1 },  { .temperature = 0, .top_p = 1 },
-                                       { .temperature = NAN, .top_p = 1 },              { .temperature = 1, .top_p = 0 },
-                                       { .temperature = 1, .top_p = 1.01 },             { .temperature = 1, .top_p = NAN },
+    static const ts_sampling bad[] = { { .cfg = -0.1, .temperature = 1, .top_p = 1 },
+                                       { .cfg = NAN, .temperature = 1, .top_p = 1 },
+                                       { .cfg = 100.1, .temperature = 1, .top_p = 1 },
+                                       { .temperature = 0, .top_p = 1 },
+                                       { .temperature = NAN, .top_p = 1 },
+                                       { .temperature = 1, .top_p = 0 },
+                                       { .temperature = 1, .top_p = 1.01 },
+                                       { .temperature = 1, .top_p = NAN },
                                        { .temperature = 1, .top_p = 1, .top_k = -1 } };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         T_STATUS(TS_E_ARG, ts_generator_sample(p.m, p.t, p.labels, 1, &bad[i], p.tokens, NULL));

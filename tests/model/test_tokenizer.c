@@ -135,16 +135,20 @@ T_TEST(batches_and_threads)
 T_TEST(every_index)
 {
     (void)s;
-    static const char *const kinds[] = { TINY_FSQ, "\"patch_nums\":[8],\"quantizer\":{\"kind\":\"residual_fsq\",\"levels\":[5,3,7]}" };
+    static const char *const kinds[] = {
+        TINY_FSQ, "\"patch_nums\":[8],\"quantizer\":{\"kind\":\"residual_fsq\",\"levels\":[5,3,7]}"
+    };
     for (int i = 0; i < 2; i++) {
         ts_device *d = tiny_device(be, THREADS, TS_MATH_F32);
         ts_tokenizer_config c = tiny_tokenizer_config(kinds[i], "[1,2]", 8);
         ts_tokenizer *t = tiny_tokenizer(d, &c, 0);
         int64_t V = c.q.V, pictures = (V + 63) / 64, n = pictures * 64 * 3;
-        int32_t *idx = t_alloc((size_t)pictures * 64 * sizeof *idx), *got = t_alloc((size_t)pictures * 64 * sizeof *got);
+        int32_t *idx = t_alloc((size_t)pictures * 64 * sizeof *idx),
+                *got = t_alloc((size_t)pictures * 64 * sizeof *got);
         for (int64_t j = 0; j < pictures * 64; j++) idx[j] = (int32_t)(j % V);
         ts_graph *g = t->g;
-        float *value = t_alloc((size_t)n * sizeof *value), *f = t_alloc((size_t)n * sizeof *f), *f_hat = t_alloc((size_t)n * sizeof *f);
+        float *value = t_alloc((size_t)n * sizeof *value), *f = t_alloc((size_t)n * sizeof *f),
+              *f_hat = t_alloc((size_t)n * sizeof *f);
         T_OK(tg_download(g, value, quantizer_lookup(g, &t->q, quantizer_upload(g, &t->q, idx, pictures, 0), 0)));
         for (int64_t j = 0; j < n; j++) { /* the way back through the bound: b = half tanh(z + shift) - offset */
             int k = (int)(j % 3), L = c.q.level[k], even = L % 2 == 0;

@@ -15,9 +15,11 @@ enum { TINY_SIDE = 16, TINY_PIXELS = TINY_SIDE * TINY_SIDE * 3, TINY_CLASSES = 4
 static inline ts_tokenizer_config tiny_tokenizer_config(const char *kind, const char *mult, int z)
 {
     char text[512];
-    snprintf(text, sizeof text,
-             "{\"kind\":\"tokenizer\",\"image_size\":16,\"ch\":16,\"ch_mult\":%s,\"num_res_blocks\":1,\"norm_groups\":8,"
-             "\"z_channels\":%d,%s}", mult, z, kind);
+    snprintf(
+        text, sizeof text,
+        "{\"kind\":\"tokenizer\",\"image_size\":16,\"ch\":16,\"ch_mult\":%s,\"num_res_blocks\":1,\"norm_groups\":8,"
+        "\"z_channels\":%d,%s}",
+        mult, z, kind);
     ts_tokenizer_config c;
     json_t *o = json_loads(text, 0, NULL);
     T_OK(ts_tokenizer_config_read(&c, o, "tiny"));
@@ -44,7 +46,8 @@ static inline float *tiny_pictures(int64_t B)
 {
     float *x = t_alloc((size_t)(B * TINY_PIXELS) * sizeof *x);
     for (int64_t i = 0; i < B * TINY_PIXELS; i++) {
-        double b = (double)(i / TINY_PIXELS), y = (double)(i / 3 / TINY_SIDE % TINY_SIDE), u = (double)(i / 3 % TINY_SIDE);
+        double b = (double)(i / TINY_PIXELS), y = (double)(i / 3 / TINY_SIDE % TINY_SIDE),
+               u = (double)(i / 3 % TINY_SIDE);
         x[i] = (float)(0.8 * sin(0.3 * (1 + 0.2 * b) * y + 0.15 * (b + 1) * u + (double)(i % 3) + b));
     }
     return x;
