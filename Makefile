@@ -3,7 +3,7 @@
 #   ARCH=native    instruction set of this machine; ARCH=x86-64-v3 for a portable build
 #   ASAN=1         AddressSanitizer and UndefinedBehaviorSanitizer, in a build folder of its own
 #   CC=clang       gcc and clang both build without a warning
-#   CUDA=1         with the CUDA backend (nvcc); the program still runs where there is no driver and no CUDA library
+#   CUDA=1         with the CUDA backend, the default where nvcc is found; the program runs without a driver, too
 #   CUDA_ARCHS="80 90"   the architectures it is built for
 #   V=1            show the commands
 #   PREFIX=/usr/local DESTDIR=   where `make install` puts things
@@ -28,8 +28,8 @@ SAN     := $(if $(ASAN),-fsanitize=address$(comma)undefined -fno-sanitize-recove
 CFLAGS   = -std=c11 -g $(OPT) $(SAN) -fopenmp -fPIC -fvisibility=hidden $(WARN) -D_GNU_SOURCE -DTS_VERSION='"$(VERSION)"' -Iinclude -I. -MMD -MP
 
 # The CUDA runtime is linked statically and cuBLAS is loaded when a device is opened.
-CUDA    ?= 0
 NVCC    ?= nvcc
+CUDA    ?= $(if $(ASAN),0,$(if $(shell command -v $(NVCC)),1,0))
 CUDA_ARCHS ?= 80 90
 CUDA_HOME = $(patsubst %/bin/nvcc,%,$(shell command -v $(NVCC)))
 NVFLAGS  = -std=c++17 -O3 -lineinfo -fmad=false -Werror all-warnings -Iinclude -I. -MMD -MP \
@@ -78,6 +78,9 @@ $(B)/tests/%: $(B)/obj/tests/%.o $(B)/obj/tests/t.o $(LIB_OBJ) $(OPT_OBJ)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS) $(CHECK_LIBS)
 
+# The table of backends is compiled again when CUDA=0 becomes CUDA=1 or the other way round.
+$(shell mkdir -p $(B)/obj && cd $(B)/obj && [ ! -e cuda-$(CUDA) ] && rm -f cuda-? && touch cuda-$(CUDA))
+$(B)/obj/host/backend.o: $(wildcard $(B)/obj/cuda-?)
 $(B)/obj/kernels/cuda/%.o: kernels/cuda/%.cu | bootstrap
 	@mkdir -p $(@D)
 	@echo "  NVCC $<"

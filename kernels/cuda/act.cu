@@ -46,8 +46,8 @@ static __global__ void act_bwd_k1(float *dx, const float *dy, const float *x, ts
     TS_EACH(q, quads)
     {
         const float4 v = load4(x + 4 * q), d = load4(dy + 4 * q);
-        store4(dx + 4 * q, float4{ d.x * slope(v.x, act), d.y * slope(v.y, act), d.z * slope(v.z, act),
-                                   d.w * slope(v.w, act) });
+        store4(dx + 4 * q,
+               float4{ d.x * slope(v.x, act), d.y * slope(v.y, act), d.z * slope(v.z, act), d.w * slope(v.w, act) });
     }
     TS_EACH(i, N - 4 * quads) dx[4 * quads + i] = dy[4 * quads + i] * slope(x[4 * quads + i], act);
 }

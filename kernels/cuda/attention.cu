@@ -2,8 +2,8 @@
  *
  * Tiles of TILE queries by TILE keys in shared memory. Forward keeps a running maximum and sum for each query (online
  * softmax); backward recomputes the probabilities from lse, once by tiles of queries for dq and once by tiles of keys
- * for dk and dv. Every number has one owner and sums run in ascending order, so nothing depends on the launch. Heads too
- * wide for shared memory are read where they lie, and sums are kept where the results go. */
+ * for dk and dv. Every number has one owner and sums run in ascending order, so nothing depends on the launch. Heads
+ * too wide for shared memory are read where they lie, and sums are kept where the results go. */
 #include "tessera/op_attention.h"
 
 #include "kernels/cuda/launch.cuh"
@@ -37,8 +37,8 @@ static __device__ inline float inverse_norm(const float *x, int c, int lane)
 }
 
 /* A warp is one query: its factor, and that of the key beside it unless k_factor is NULL. */
-static __global__ void factors_k1(float *q_factor, float *k_factor, const float *qkv, const float *scale_mul, float scale,
-                                  int64_t rows, int64_t T, int64_t H, int c)
+static __global__ void factors_k1(float *q_factor, float *k_factor, const float *qkv, const float *scale_mul,
+                                  float scale, int64_t rows, int64_t T, int64_t H, int c)
 {
     const int lane = threadIdx.x % WARP;
     const int64_t n = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / WARP;
@@ -60,7 +60,10 @@ static __global__ void factors_k1(float *q_factor, float *k_factor, const float 
 struct tile {
     float *p;
     int64_t stride;
-    __device__ float *row(int i) const { return p + i * stride; }
+    __device__ float *row(int i) const
+    {
+        return p + i * stride;
+    }
 };
 
 /* A tile of shared memory has a stride of c + 1: lanes that walk down a column then meet no bank conflict. */
@@ -192,9 +195,9 @@ static ts_status forward(ts_stream *s, const job &j, int64_t B)
         return ts_fail(TS_E_ARG, "attention: %lld images and %lld heads, at most 65535", (long long)B, (long long)j.H);
     int staged;
     const size_t bytes = shared_bytes(s, 4, 1, j.c, &staged);
-    TS_TRY(ts_cuda(cudaFuncSetAttribute((const void *)attention_fwd_k1, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                        (int)bytes),
-                   "attention"));
+    TS_TRY(ts_cuda(
+        cudaFuncSetAttribute((const void *)attention_fwd_k1, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
+        "attention"));
     return TS_LAUNCH(attention_fwd_k1, dim3((unsigned)((j.T + TILE - 1) / TILE), (unsigned)j.H, (unsigned)B),
                      WARPS * WARP, bytes, s, j, staged);
 }

@@ -1,7 +1,8 @@
 /* conv2d.cu - convolution on CUDA. Contract: tessera/op_conv2d.h. Twin: kernels/cpu/conv2d.c.
  *
- * The patches that outputs read become rows of a matrix ("columns", (rows,k,k,C)) and the convolution a product. A piece
- * of the batch is unrolled at a time; its size depends on one image alone, and so do the products but for the last. */
+ * The patches that outputs read become rows of a matrix ("columns", (rows,k,k,C)) and the convolution a product. A
+ * piece of the batch is unrolled at a time; its size depends on one image alone, and so do the products but for the
+ * last. */
 #include "tessera/op_conv2d.h"
 
 #include "kernels/cuda/bf16.cuh"
@@ -12,11 +13,11 @@
 
 /* Sizes of one image and of a piece. */
 struct unrolled {
-    int64_t rows, width;       /* outputs of an image; numbers of a patch */
-    int64_t in, out;           /* numbers of x and y of an image          */
-    int64_t images;            /* of a piece                              */
+    int64_t rows, width; /* outputs of an image; numbers of a patch */
+    int64_t in, out;     /* numbers of x and y of an image          */
+    int64_t images;      /* of a piece                              */
     int64_t weights;
-    size_t size;               /* bytes of an operand's number            */
+    size_t size; /* bytes of an operand's number            */
 };
 
 static unrolled unroll(const ts_conv2d *c)
@@ -51,9 +52,8 @@ size_t conv2d_scratch_cuda(ts_stream *s, const ts_conv2d *c, int backward)
     (void)s;
     if (pointwise(c)) return 0;
     const unrolled u = unroll(c);
-    const size_t rounded = c->math == TS_MATH_BF16
-                               ? ts_room(u.weights, 2) + (backward ? ts_room(u.images * u.out, 2) : 0)
-                               : 0;
+    const size_t rounded =
+        c->math == TS_MATH_BF16 ? ts_room(u.weights, 2) + (backward ? ts_room(u.images * u.out, 2) : 0) : 0;
     return ts_room(u.images * u.rows * u.width, backward ? sizeof(float) : u.size) + rounded;
 }
 
@@ -133,14 +133,14 @@ ts_status conv2d_fwd_cuda(ts_stream *s, float *y, const float *x, const float *w
     for (int64_t at = 0; at < c->B; at += u.images) {
         const int64_t rows = (c->B - at < u.images ? c->B - at : u.images) * u.rows;
         TS_TRY(make_columns(s, columns, x + at * u.in, c, rows * u.width));
-        TS_TRY(ts_product(s, y + at * u.out, ts_operand{ columns, 0 }, right, rows, c->O, u.width, c->math,
-                          b != nullptr));
+        TS_TRY(
+            ts_product(s, y + at * u.out, ts_operand{ columns, 0 }, right, rows, c->O, u.width, c->math, b != nullptr));
     }
     return TS_OK;
 }
 
-ts_status conv2d_bwd_cuda(ts_stream *s, float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,
-                          const ts_conv2d *c, void *scratch)
+ts_status conv2d_bwd_cuda(ts_stream *s, float *dx, float *dw, float *db, const float *dy, const float *x,
+                          const float *w, const ts_conv2d *c, void *scratch)
 {
     const ts_linear l = as_linear(c);
     if (pointwise(c)) return linear_bwd_cuda(s, dx, dw, db, dy, x, w, &l, scratch);
@@ -159,8 +159,8 @@ ts_status conv2d_bwd_cuda(ts_stream *s, float *dx, float *dw, float *db, const f
         }
         if (dx) {
             TS_TRY(ts_product(s, (float *)columns, g, right, rows, u.width, c->O, c->math, 0));
-            TS_TRY(TS_LAUNCH(image_k1, ts_blocks(images * u.in), BLOCK, 0, s, dx + at * u.in, (const float *)columns, *c,
-                             ts_conv2d_out(c, c->Y), ts_conv2d_out(c, c->X), images * u.in));
+            TS_TRY(TS_LAUNCH(image_k1, ts_blocks(images * u.in), BLOCK, 0, s, dx + at * u.in, (const float *)columns,
+                             *c, ts_conv2d_out(c, c->Y), ts_conv2d_out(c, c->X), images * u.in));
         }
         if (dw) {
             TS_TRY(make_columns(s, columns, x + at * u.in, c, rows * u.width));

@@ -1,5 +1,5 @@
-/* cublas.h - the calls of cuBLAS in use, found when the first stream is made and not when the program is loaded: a build
- * with CUDA runs on machines that have neither the library nor a driver. */
+/* cublas.h - the calls of cuBLAS in use, found when the first stream is made and not when the program is loaded: a
+ * build with CUDA runs on machines that have neither the library nor a driver. */
 #ifndef TS_CUDA_CUBLAS_H
 #define TS_CUDA_CUBLAS_H
 

@@ -80,7 +80,8 @@ static __device__ inline float before_silu(float dy, float u)
     return dy * fmaf(sig * u, 1.0f - sig, sig);
 }
 
-/* The sum over the threads of each channel, which the first row of threads gets. part: BLOCK values in shared memory. */
+/* The sum over the threads of each channel, which the first row of threads gets. part: BLOCK values in shared memory.
+ */
 static __device__ inline double sum_rows_of(double v, const cover &c, double *part)
 {
     part[threadIdx.x] = v;

@@ -18,7 +18,7 @@ struct ts_stream {
     const ts_cublas *blas;
     cublasHandle_t blas_handle;
     unsigned long long *bad_draw; /* device: the first draw that failed, picture * 2^32 + token, or NO_BAD_DRAW */
-    double *partial; /* device: PARTIALS numbers for sums over a whole tensor  */
+    double *partial;              /* device: PARTIALS numbers for sums over a whole tensor  */
 };
 
 static const unsigned long long NO_BAD_DRAW = ~0ull;
@@ -49,7 +49,8 @@ static inline unsigned ts_blocks(int64_t n)
     return (unsigned)(blocks < most ? blocks : most);
 }
 
-/* Blocks for a sum over a whole tensor, at most BLOCK. Their number, and so the order of the sum, depends on n alone. */
+/* Blocks for a sum over a whole tensor, at most BLOCK. Their number, and so the order of the sum, depends on n alone.
+ */
 static inline int ts_sum_blocks(int64_t n)
 {
     const int64_t blocks = (n + 8 * BLOCK - 1) / (8 * BLOCK);

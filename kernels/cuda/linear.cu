@@ -36,8 +36,8 @@ ts_status linear_fwd_cuda(ts_stream *s, float *y, const float *x, const float *w
     return ts_product(s, y, left, right, l->N, l->O, l->I, l->math, b != nullptr);
 }
 
-ts_status linear_bwd_cuda(ts_stream *s, float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,
-                          const ts_linear *l, void *scratch)
+ts_status linear_bwd_cuda(ts_stream *s, float *dx, float *dw, float *db, const float *dy, const float *x,
+                          const float *w, const ts_linear *l, void *scratch)
 {
     if (l->N == 0) return TS_OK;
     char *room = (char *)scratch;

@@ -13,11 +13,10 @@ ts_status ts_product(ts_stream *s, float *c, ts_operand a, ts_operand b, int64_t
                        (long long)K, (long long)K, (long long)N);
     const float one = 1, keep = add ? 1.0f : 0.0f;
     const cudaDataType_t type = math == TS_MATH_BF16 ? CUDA_R_16BF : CUDA_R_32F;
-    const cublasStatus_t st =
-        s->blas->gemm(s->blas_handle, b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N, a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
-                      (int)N, (int)M, (int)K, &one, b.p, type, (int)(b.transposed ? K : N), a.p, type,
-                      (int)(a.transposed ? M : K), &keep, c, CUDA_R_32F, (int)N, CUBLAS_COMPUTE_32F,
-                      CUBLAS_GEMM_DEFAULT);
+    const cublasStatus_t st = s->blas->gemm(s->blas_handle, b.transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
+                                            a.transposed ? CUBLAS_OP_T : CUBLAS_OP_N, (int)N, (int)M, (int)K, &one, b.p,
+                                            type, (int)(b.transposed ? K : N), a.p, type, (int)(a.transposed ? M : K),
+                                            &keep, c, CUDA_R_32F, (int)N, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
     if (st == CUBLAS_STATUS_SUCCESS) return TS_OK;
     return ts_fail(TS_E_DEVICE, "cuBLAS refuses a product of (%lld,%lld) and (%lld,%lld): status %d", (long long)M,
                    (long long)K, (long long)K, (long long)N, (int)st);

@@ -6,7 +6,7 @@
 
 /* An operand of a product. */
 typedef struct {
-    const void *p; /* float32, or bfloat16 (uint16_t)                 */
+    const void *p;  /* float32, or bfloat16 (uint16_t)                 */
     int transposed; /* it lies in memory with rows and columns swapped */
 } ts_operand;
 

@@ -17,8 +17,8 @@ static __global__ void bicubic_up_k1(float *u, const float *code, ts_pyramid p, 
         if (same_grid(p, k))
             u[n] = image[at];
         else
-            u[n] = bicubic_at(image + d, taps_of(cell / p.w, p.py[k], p.h), taps_of(cell % p.w, p.px[k], p.w), p.px[k],
-                              D);
+            u[n] =
+                bicubic_at(image + d, taps_of(cell / p.w, p.py[k], p.h), taps_of(cell % p.w, p.px[k], p.w), p.px[k], D);
     }
 }
 
@@ -36,9 +36,8 @@ static __global__ void next_scale_k1(float *next, const float *f_hat, ts_pyramid
         const int64_t cell = n / D, b = cell / tokens;
         const int at = (int)(cell % tokens), d = (int)(n % D);
         const float *image = f_hat + b * grid_floats(p, D);
-        next[n] = same_grid(p, k + 1)
-                      ? image[at * D + d]
-                      : area_at(image + d, at / columns, at % columns, p.h, p.w, rows, columns, D);
+        next[n] = same_grid(p, k + 1) ? image[at * D + d]
+                                      : area_at(image + d, at / columns, at % columns, p.h, p.w, rows, columns, D);
     }
 }
 

@@ -8,7 +8,9 @@
 #include "kernels/cuda/grid.cuh"
 #include "kernels/cuda/launch.cuh"
 
-enum { CHUNKS = 128 }; /* blocks of a backward pass, each with gradients of its own: images are dealt to them in order */
+enum {
+    CHUNKS = 128
+}; /* blocks of a backward pass, each with gradients of its own: images are dealt to them in order */
 
 /* for (n over 0..N-1, shared by the block) */
 #define TS_BLOCK_EACH(n, N) for (int n = (int)threadIdx.x; n < (N); n += (int)blockDim.x)
@@ -75,8 +77,7 @@ static __device__ inline void scale_area(float *z, const float *r, const ts_pyra
     TS_BLOCK_EACH(n, p.py[k] * columns * D)
     {
         const int cell = n / D, d = n % D;
-        z[n] = same_grid(p, k) ? r[n]
-                               : area_at(r + d, cell / columns, cell % columns, p.h, p.w, p.py[k], columns, D);
+        z[n] = same_grid(p, k) ? r[n] : area_at(r + d, cell / columns, cell % columns, p.h, p.w, p.py[k], columns, D);
     }
 }
 
@@ -86,9 +87,8 @@ static __device__ inline void scale_area_adjoint(float *dr, const float *dz, con
     TS_BLOCK_EACH(n, grid_floats(p, D))
     {
         const int cell = n / D, d = n % D;
-        dr[n] = same_grid(p, k)
-                    ? dr[n] + dz[n]
-                    : area_adjoint_at(dr[n], dz + d, cell / p.w, cell % p.w, p.h, p.w, p.py[k], p.px[k], D);
+        dr[n] = same_grid(p, k) ? dr[n] + dz[n]
+                                : area_adjoint_at(dr[n], dz + d, cell / p.w, cell % p.w, p.h, p.w, p.py[k], p.px[k], D);
     }
 }
 

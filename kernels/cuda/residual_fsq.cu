@@ -178,7 +178,8 @@ size_t residual_fsq_scratch_cuda(ts_stream *s, const ts_residual_fsq *q, int64_t
     if (!backward)
         return sizeof(double) * (size_t)(B * p->K * 2) +
                sizeof(float) * (size_t)(B * place_state(s, *p, FORWARD_GRIDS * (int64_t)grid_floats(*p, q->D)).spilled);
-    return (size_t)chunks_of(B) * (sizeof(double) * (size_t)(p->K * q->D) + sizeof(float) * (size_t)lay_out(s, *q).total);
+    return (size_t)chunks_of(B) *
+           (sizeof(double) * (size_t)(p->K * q->D) + sizeof(float) * (size_t)lay_out(s, *q).total);
 }
 
 struct backward_in {

@@ -1,5 +1,5 @@
-/* residual_vq.cu - multi-scale residual VQ on CUDA. Contract: tessera/op_residual_vq.h. Twin: kernels/cpu/residual_vq.c,
- * which says in which order |e|^2 and the scores are summed.
+/* residual_vq.cu - multi-scale residual VQ on CUDA. Contract: tessera/op_residual_vq.h. Twin:
+ * kernels/cpu/residual_vq.c, which says in which order |e|^2 and the scores are summed.
  *
  * Forward: one block is one image, its state lies in shared memory; the threads share the codes and keep the best of
  * TOKENS tokens in registers. Backward: blocks are chunks of images, as in residual_fsq.cu. */
@@ -148,8 +148,8 @@ static __global__ void residual_vq_fwd_k1(forward_out o, const float *f, const f
     TS_BLOCK_EACH(n, grid) o.f_hat[b * grid + n] = f_hat[n];
 }
 
-/* Scratch of the backward pass: gradients of all codes (B,T,D), then for every chunk the gradient of phi, r and u of all
- * scales, and the state where it does not fit into shared memory. */
+/* Scratch of the backward pass: gradients of all codes (B,T,D), then for every chunk the gradient of phi, r and u of
+ * all scales, and the state where it does not fit into shared memory. */
 struct backward_layout {
     int64_t r, u, state, total; /* floats from the start of a chunk */
     state_place place;
@@ -170,8 +170,7 @@ static backward_layout lay_out(const ts_stream *s, const ts_residual_vq &q)
 size_t residual_vq_scratch_cuda(ts_stream *s, const ts_residual_vq *q, int64_t B, int backward)
 {
     const ts_pyramid *p = &q->p;
-    if (backward)
-        return sizeof(float) * (size_t)(B * p->T * q->D + chunks_of(B) * lay_out(s, *q).total);
+    if (backward) return sizeof(float) * (size_t)(B * p->T * q->D + chunks_of(B) * lay_out(s, *q).total);
     const int64_t spilled = place_state(s, *p, FORWARD_GRIDS * (int64_t)grid_floats(*p, q->D)).spilled;
     return sizeof(double) * (size_t)(B * p->K) + sizeof(float) * (size_t)((q->D + 1) * (int64_t)q->V + B * spilled);
 }

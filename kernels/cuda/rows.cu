@@ -3,8 +3,10 @@
 
 #include "kernels/cuda/launch.cuh"
 
-/* A warp owns a row v of the table. Its lanes look at 32 indices at a time and add what belongs to v, in ascending n. */
-static __global__ void add_to_rows_k1(float *table, const float *dy, const int32_t *idx, int64_t N, int64_t C, int64_t V)
+/* A warp owns a row v of the table. Its lanes look at 32 indices at a time and add what belongs to v, in ascending n.
+ */
+static __global__ void add_to_rows_k1(float *table, const float *dy, const int32_t *idx, int64_t N, int64_t C,
+                                      int64_t V)
 {
     const int lane = threadIdx.x % WARP;
     const int64_t warps = (int64_t)gridDim.x * (blockDim.x / WARP);
@@ -19,8 +21,7 @@ static __global__ void add_to_rows_k1(float *table, const float *dy, const int32
     }
 }
 
-ts_status add_to_rows(ts_stream *s, float *table, const float *dy, const int32_t *idx, int64_t N,
-                                    int64_t C, int64_t V)
+ts_status add_to_rows(ts_stream *s, float *table, const float *dy, const int32_t *idx, int64_t N, int64_t C, int64_t V)
 {
     if (N == 0 || C == 0 || V == 0) return TS_OK;
     return TS_LAUNCH(add_to_rows_k1, ts_blocks(V * WARP), BLOCK, 0, s, table, dy, idx, N, C, V);

@@ -225,10 +225,11 @@ static unsigned blocks_for(int64_t rows)
     return (unsigned)(rows < SAMPLE_BLOCKS ? rows : (int64_t)SAMPLE_BLOCKS);
 }
 
-/* Threads of a draw from V classes: a warp has the fewest barriers, more threads the shorter passes. */
+/* Threads of a draw from V classes. A draw is a hundred short passes with a sum behind each: for few classes one warp,
+ * which has no other to wait for, and more rows at a time. */
 static int threads_for(int64_t V)
 {
-    return V <= 1024 ? (int)WARP : (int)BLOCK;
+    return V <= (8 << 10) ? (int)WARP : (int)BLOCK;
 }
 
 ts_status sample_cuda(ts_stream *s, int32_t *idx, const float *logits, const ts_sample *a, void *scratch)
@@ -238,8 +239,8 @@ ts_status sample_cuda(ts_stream *s, int32_t *idx, const float *logits, const ts_
         return ts_fail(TS_E_ARG, "sample: %lld classes, expected 1..%d", (long long)a->V, (int)MAX_V);
     if (a->B * a->t == 0) return TS_OK;
     const bool spilled = a->V > SHARED_V;
-    return TS_LAUNCH(sample_k1, blocks_for(a->B * a->t), threads_for(a->V), spilled ? 0 : sizeof(float) * (size_t)a->V, s, idx,
-                     logits, *a, spilled ? (float *)scratch : nullptr, s->bad_draw);
+    return TS_LAUNCH(sample_k1, blocks_for(a->B * a->t), threads_for(a->V), spilled ? 0 : sizeof(float) * (size_t)a->V,
+                     s, idx, logits, *a, spilled ? (float *)scratch : nullptr, s->bad_draw);
 }
 
 /* The logits of digit i after digit[0..i-1], by one warp, summed in the contract's 32 lanes. g: (M) of shared memory,

@@ -24,7 +24,8 @@ static void __sanitizer_finish_switch_fiber(void *, const void **, size_t *) {}
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 
-namespace emu {
+namespace emu
+{
 
 namespace context = boost::context::detail;
 
@@ -39,7 +40,8 @@ struct fiber {
     void *fake; /* AddressSanitizer's */
 };
 
-namespace {
+namespace
+{
 
 constexpr size_t STACK = 128 << 10, PAGE = 4096;
 
@@ -128,12 +130,22 @@ void finish_warp(thread *base, int lanes, unsigned mask)
         if (!(mask >> i & 1)) continue;
         int from = i;
         switch (t.op) {
-        case SYNC: break;
-        case SHUFFLE: from = t.lane & (WARP - 1); break;
-        case SHUFFLE_XOR: from = i ^ t.lane; break;
-        case SHUFFLE_DOWN: from = i + t.lane < WARP ? i + t.lane : i; break;
-        case SHUFFLE_UP: from = i - t.lane >= 0 ? i - t.lane : i; break;
-        case BALLOT: break;
+        case SYNC:
+            break;
+        case SHUFFLE:
+            from = t.lane & (WARP - 1);
+            break;
+        case SHUFFLE_XOR:
+            from = i ^ t.lane;
+            break;
+        case SHUFFLE_DOWN:
+            from = i + t.lane < WARP ? i + t.lane : i;
+            break;
+        case SHUFFLE_UP:
+            from = i - t.lane >= 0 ? i - t.lane : i;
+            break;
+        case BALLOT:
+            break;
         }
         if (from >= lanes || !(mask >> from & 1)) {
             current = &t;

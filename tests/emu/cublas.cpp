@@ -1,5 +1,5 @@
-/* cublas.cpp - matrix products of the emulated device as plain loops. Contract: emu.h, cuBLAS's own manual. Every number
- * of the result is one sum in ascending k, so it does not depend on the size of the product. */
+/* cublas.cpp - matrix products of the emulated device as plain loops. Contract: emu.h, cuBLAS's own manual. Every
+ * number of the result is one sum in ascending k, so it does not depend on the size of the product. */
 #include "tests/emu/include/cublas_v2.h"
 
 #include <vector>
@@ -29,7 +29,8 @@ cublasStatus_t cublasSetStream_v2(cublasHandle_t h, cudaStream_t s)
     return CUBLAS_STATUS_SUCCESS;
 }
 
-namespace {
+namespace
+{
 
 struct operand {
     const void *p;
@@ -47,8 +48,10 @@ std::vector<float> load(const operand &o, bool transpose)
         emu::check_device(column, o.rows * size, false, "cublasGemmEx");
         for (int i = 0; i < o.rows; i++) {
             uint32_t bits = 0;
-            if (size == 4) memcpy(&bits, column + 4 * i, 4);
-            else memcpy((char *)&bits + 2, column + 2 * i, 2);
+            if (size == 4)
+                memcpy(&bits, column + 4 * i, 4);
+            else
+                memcpy((char *)&bits + 2, column + 2 * i, 2);
             memcpy(&x[transpose ? (size_t)i * o.columns + j : (size_t)j * o.rows + i], &bits, 4);
         }
     }

@@ -7,8 +7,8 @@
  *   cublas.cpp  the calls of cuBLAS in use, as plain loops
  *
  * Every access of a kernel arrives here because kernels are compiled with -fsanitize=thread and linked with the
- * __tsan_* functions of memory.cpp. (With ASAN=1 AddressSanitizer takes that place: bounds and freed memory, but neither
- * unwritten memory nor races.) What a device would do wrong silently ends the program with one line:
+ * __tsan_* functions of memory.cpp. (With ASAN=1 AddressSanitizer takes that place: bounds and freed memory, but
+ * neither unwritten memory nor races.) What a device would do wrong silently ends the program with one line:
  *   - launches and shared memory over the limits of sm_80, empty launches
  *   - a barrier or warp operation that not all its threads reach, or reach at different lines
  *   - access to device memory outside of any allocation, freed, or never written; to host memory; misaligned vectors
@@ -23,14 +23,15 @@
 
 #include "tests/emu/include/cuda_runtime.h"
 
-namespace emu {
+namespace emu
+{
 
 enum { MAX_THREADS = 1024, WARP = 32, STATIC_SHARED = 48 << 10, MAX_SHARED = 163 << 10 };
 
 /* One thread of the block that runs. */
 struct thread {
     uint3 index;
-    int number;         /* in its block */
+    int number;          /* in its block */
     unsigned warp_syncs; /* warp operations so far, over all launches */
     struct fiber *fiber;
     enum { NEW, READY, AT_BARRIER, AT_WARP, DONE } state;
@@ -42,7 +43,7 @@ struct thread {
     int lane;
 };
 
-extern thread *current;    /* NULL outside of kernels */
+extern thread *current;      /* NULL outside of kernels */
 extern unsigned block_epoch; /* counts barriers and blocks */
 
 /* Ends the program: "emu: kernel K, block (x,y,z), thread (x,y,z): what". */

@@ -29,7 +29,8 @@ struct emu_event {
     uint64_t at; /* reached when stream->done is this */
 };
 
-namespace {
+namespace
+{
 
 std::set<emu_stream *> streams;
 std::set<const void *> pinned;
@@ -66,7 +67,8 @@ void no_capture(const emu_stream *s, const char *what)
 
 } // namespace
 
-namespace emu {
+namespace emu
+{
 
 void enqueue_task(cudaStream_t stream, std::function<void()> t)
 {
@@ -91,12 +93,18 @@ cudaError_t enqueue(const launch_request &r, cudaStream_t s)
 const char *cudaGetErrorString(cudaError_t e)
 {
     switch (e) {
-    case cudaSuccess: return "no error";
-    case cudaErrorInvalidValue: return "invalid argument";
-    case cudaErrorMemoryAllocation: return "out of memory";
-    case cudaErrorInvalidDevice: return "invalid device ordinal";
-    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
-    case cudaErrorInsufficientDriver: return "CUDA driver version is insufficient for CUDA runtime version";
+    case cudaSuccess:
+        return "no error";
+    case cudaErrorInvalidValue:
+        return "invalid argument";
+    case cudaErrorMemoryAllocation:
+        return "out of memory";
+    case cudaErrorInvalidDevice:
+        return "invalid device ordinal";
+    case cudaErrorNoDevice:
+        return "no CUDA-capable device is detected";
+    case cudaErrorInsufficientDriver:
+        return "CUDA driver version is insufficient for CUDA runtime version";
     }
     return "unknown error";
 }

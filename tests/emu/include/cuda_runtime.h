@@ -1,5 +1,5 @@
-/* cuda_runtime.h - the emulated CUDA device: a stand-in for NVIDIA's header, as far as kernels/cuda uses it, so that the
- * host compiler builds the same sources. Behaviour of the device: tests/emu/emu.h. */
+/* cuda_runtime.h - the emulated CUDA device: a stand-in for NVIDIA's header, as far as kernels/cuda uses it, so that
+ * the host compiler builds the same sources. Behaviour of the device: tests/emu/emu.h. */
 #ifndef TS_EMU_CUDA_RUNTIME_H
 #define TS_EMU_CUDA_RUNTIME_H
 
@@ -39,7 +39,8 @@ constexpr int warpSize = 32;
 
 /* ---- what a thread calls ---- */
 
-namespace emu {
+namespace emu
+{
 
 enum warp_op { SYNC, SHUFFLE, SHUFFLE_XOR, SHUFFLE_DOWN, SHUFFLE_UP, BALLOT };
 enum atomic_op { ADD, MIN, MAX, EXCHANGE };
@@ -65,10 +66,18 @@ template <class T> __attribute__((no_sanitize("thread"))) T atomic(atomic_op op,
     check_atomic(p, sizeof *p);
     const T old = *p;
     switch (op) {
-    case ADD: *p = old + value; break;
-    case MIN: *p = value < old ? value : old; break;
-    case MAX: *p = value > old ? value : old; break;
-    case EXCHANGE: *p = value; break;
+    case ADD:
+        *p = old + value;
+        break;
+    case MIN:
+        *p = value < old ? value : old;
+        break;
+    case MAX:
+        *p = value > old ? value : old;
+        break;
+    case EXCHANGE:
+        *p = value;
+        break;
     }
     return old;
 }
@@ -193,7 +202,8 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t s);
 cudaError_t cudaGraphDestroy(cudaGraph_t g);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t x);
 
-namespace emu {
+namespace emu
+{
 
 cudaError_t set_shared_limit(const void *kernel, int bytes);
 
@@ -218,8 +228,9 @@ cudaError_t launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block
     static_assert(sizeof(arguments) <= 4096, "the arguments of a kernel are at most 4 KB");
     auto run = [](const void *k, void *p) { std::apply((void (*)(P...))k, *(arguments *)p); };
     auto drop = [](void *p) { delete (arguments *)p; };
-    const launch_request r = { name, (const void *)kernel,   grid, block, shared_bytes, new arguments(P(a)...),
-                               sizeof(arguments), run, drop };
+    const launch_request r = {
+        name, (const void *)kernel, grid, block, shared_bytes, new arguments(P(a)...), sizeof(arguments), run, drop
+    };
     return enqueue(r, s);
 }
 
