@@ -45,9 +45,10 @@ static ts_status next_batch(tokenizer_run *r)
         TS_TRY(ts_loader_next(r->loader, &in, &more));
         if (!more) return ts_fail(TS_E_INTERNAL, "the loader ended before the run");
         if (in.status != TS_OK) return ts_fail(in.status, "%s", in.error);
-        TS_TRY(augment(&in.image, (augment_kind)r->t.c.augment, r->t.seed, (uint64_t)in.position));
-        ts_image_to_float(r->images + b * pixels, in.image.rgb, (size_t)pixels);
+        ts_status st = augment(&in.image, (augment_kind)r->t.c.augment, r->t.seed, (uint64_t)in.position);
+        if (st == TS_OK) ts_image_to_float(r->images + b * pixels, in.image.rgb, (size_t)pixels);
         ts_image_free(&in.image);
+        TS_TRY(st);
     }
     return TS_OK;
 }
