@@ -29,7 +29,7 @@ ts_status ts_dataset_read(const ts_dataset *d, int64_t i, ts_image *im);
 /* Where the next picture of a loader comes from: the caller maps position n = 0, 1, ... of the run to a picture and a crop,
  * as a pure function, so that a run can be resumed at any position. crop as in ts_image_preprocess; *has_crop = 0 for centre.
  * Returns the picture's number, or -1 for the end. Called from several threads. */
-typedef int64_t ts_order_fn(void *context, int64_t n, float crop[2], int *has_crop, int *flip);
+typedef int64_t ts_order_fn(void *context, int64_t n, float crop[2], int *has_crop);
 
 typedef struct ts_loader ts_loader;
 

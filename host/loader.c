@@ -29,26 +29,12 @@ struct ts_loader {
     int stop;                        /* set at the end too: nothing is claimed any more */
 };
 
-static void mirror(ts_image *im)
-{
-    for (int y = 0; y < im->height; y++)
-        for (int a = 0, b = im->width - 1; a < b; a++, b--) {
-            uint8_t *p = im->rgb + ((size_t)y * im->width + a) * 3, *q = im->rgb + ((size_t)y * im->width + b) * 3;
-            for (int c = 0; c < 3; c++) {
-                uint8_t t = p[c];
-                p[c] = q[c];
-                q[c] = t;
-            }
-        }
-}
-
-static ts_status load_image(const ts_loader *l, int64_t picture, const float *crop, int flip, ts_image *out)
+static ts_status load_image(const ts_loader *l, int64_t picture, const float *crop, ts_image *out)
 {
     ts_image whole;
     TS_TRY(ts_dataset_read(l->d, picture, &whole));
     ts_status st = ts_image_preprocess(out, &whole, l->o.how, l->o.size, crop, ts_dataset_name(l->d, picture));
     ts_image_free(&whole);
-    if (st == TS_OK && flip) mirror(out);
     return st;
 }
 
@@ -56,13 +42,13 @@ static ts_status load_image(const ts_loader *l, int64_t picture, const float *cr
 static slot_state load(const ts_loader *l, int64_t position, ts_loaded *out)
 {
     float crop[2] = { 0, 0 };
-    int has_crop = 0, flip = 0;
+    int has_crop = 0;
     int64_t count = ts_dataset_count(l->d), picture = position < count ? position : -1;
-    if (l->o.order) picture = l->o.order(l->o.context, position, crop, &has_crop, &flip);
+    if (l->o.order) picture = l->o.order(l->o.context, position, crop, &has_crop);
     *out = (ts_loaded){ .position = position, .picture = picture, .label = -1 };
     if (picture < 0) return LAST;
     if (picture < count) out->label = ts_dataset_label(l->d, picture);
-    out->status = load_image(l, picture, has_crop ? crop : NULL, flip, &out->image);
+    out->status = load_image(l, picture, has_crop ? crop : NULL, &out->image);
     if (out->status != TS_OK) snprintf(out->error, sizeof out->error, "%s", ts_error());
     return READY;
 }

@@ -41,11 +41,11 @@ typedef struct {
 } tokenize_run;
 
 /* Source n is variant n % variants of picture n / variants. */
-static int64_t order(void *context, int64_t n, float crop[2], int *has_crop, int *flip)
+static int64_t order(void *context, int64_t n, float crop[2], int *has_crop)
 {
     const tokenize_run *r = context;
     (void)crop;
-    *has_crop = *flip = 0;
+    *has_crop = 0;
     return n < r->total ? n / r->o->variants : -1;
 }
 
@@ -156,11 +156,12 @@ static ts_status read_batch(tokenize_run *r, int64_t *have)
             continue;
         }
         int varied = in.position % r->o->variants != 0;
-        TS_TRY(augment(&in.image, varied ? AUGMENT_SHIFT : AUGMENT_NONE, r->o->common.seed, (uint64_t)in.position));
-        ts_image_to_float(r->images + *have * n, in.image.rgb, (size_t)n);
+        ts_status st = augment(&in.image, varied ? AUGMENT_SHIFT : AUGMENT_NONE, r->o->common.seed, (uint64_t)in.position);
+        if (st == TS_OK) ts_image_to_float(r->images + *have * n, in.image.rgb, (size_t)n);
+        ts_image_free(&in.image);
+        TS_TRY(st);
         r->labels[*have] = in.label;
         r->sources[(*have)++] = in.position;
-        ts_image_free(&in.image);
     }
     return TS_OK;
 }

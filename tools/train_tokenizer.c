@@ -24,7 +24,7 @@ typedef struct {
 /* Streams of Philox numbers, told apart by their first counter word. */
 enum { DRAW_CROP = 1, DRAW_SCALES = 4 };
 
-static int64_t order(void *context, int64_t n, float crop[2], int *has_crop, int *flip)
+static int64_t order(void *context, int64_t n, float crop[2], int *has_crop)
 {
     const tokenizer_run *r = context;
     const trainer *t = &r->t;
@@ -32,7 +32,6 @@ static int64_t order(void *context, int64_t n, float crop[2], int *has_crop, int
     *has_crop = r->model->c.preprocess == TS_PREPROCESS_VAR;
     crop[0] = ts_philox_uniform(t->seed, DRAW_CROP, 0, (uint64_t)n);
     crop[1] = ts_philox_uniform(t->seed, DRAW_CROP + 1, 0, (uint64_t)n);
-    *flip = 0;
     return trainer_pick(t->seed, n, ts_dataset_count(r->data));
 }
 
