@@ -6,6 +6,7 @@
 #include "host/file.h"
 #include "host/log.h"
 #include "models/generator.h"
+#include "tools/class_list.h"
 #include "tools/commands.h"
 #include "tools/common.h"
 #include "tools/pictures.h"
@@ -24,32 +25,16 @@ typedef struct {
     ts_generator *m;
     int64_t *classes; /* as asked for */
     int n_classes;
-    int said; /* what is wrong with --class stands on stderr already */
+    int said; /* exit code if --class was refused: why stands on stderr already */
     int64_t total;
     ts_image *grid; /* all pictures, for --out grid.png; else NULL */
     json_t *list;   /* samples.json, for --out DIR; else NULL */
 } sample_run;
 
-/* "3,7,10-12", or names of the classes the model carries, or "all". */
 static ts_status parse_classes(sample_run *r)
 {
     const ts_generator *m = r->m;
-    const char *text = r->o->classes;
-    if (!text || strcmp(text, "all") == 0) {
-        r->n_classes = m->c.num_classes;
-        r->classes = malloc((size_t)r->n_classes * sizeof *r->classes);
-        for (int i = 0; r->classes && i < r->n_classes; i++) r->classes[i] = i;
-        return r->classes ? TS_OK : ts_fail(TS_E_NOMEM, "out of host memory");
-    }
-    for (int i = 0; m->classes && i < m->c.num_classes; i++) {
-        if (strcmp(m->classes[i], text) != 0) continue;
-        r->n_classes = 1;
-        r->classes = malloc(sizeof *r->classes);
-        if (!r->classes) return ts_fail(TS_E_NOMEM, "out of host memory");
-        r->classes[0] = i;
-        return TS_OK;
-    }
-    r->said = opt_list("--class", text, 0, m->c.num_classes - 1, &r->classes, &r->n_classes);
+    r->said = class_list("--class", r->o->classes, (const char *const *)m->classes, m->c.num_classes, &r->classes, &r->n_classes);
     return r->said ? TS_E_ARG : TS_OK;
 }
 
@@ -196,12 +181,12 @@ static int sample(const sample_options *o)
     ts_generator_free(r.m);
     ts_tokenizer_free(r.t);
     ts_device_close(d);
-    return r.said ? ts_exit_code(st) : report(st);
+    return r.said ? r.said : report(st);
 }
 
 int cmd_sample(int argc, char **argv)
 {
-    sample_options o = { .per_class = 8, .batch = 8, .zoom = 1, .cfg = 1.5, .top_p = 1, .temperature = 1, .common = COMMON_DEFAULTS };
+    sample_options o = { .classes = "all", .per_class = 8, .batch = 8, .zoom = 1, .cfg = 1.5, .top_p = 1, .temperature = 1, .common = COMMON_DEFAULTS };
     const opt_command command = { "sample", "--tokenizer T.safetensors --generator G.safetensors --out grid.png|DIR",
                                   "Generate pictures. The same seed gives the same pictures whatever the batch size or thread "
                                   "count.", 0, 0 };
@@ -209,7 +194,7 @@ int cmd_sample(int argc, char **argv)
         { .name = "tokenizer", .kind = OPT_STRING, .value = &o.tokenizer, .argument = "FILE", .required = 1, .help = "model file" },
         { .name = "generator", .kind = OPT_STRING, .value = &o.generator, .argument = "FILE", .required = 1, .help = "model file" },
         { .name = "class", .letter = 'c', .kind = OPT_STRING, .value = &o.classes, .argument = "LIST",
-          .help = "numbers such as 3,7,10-12, one class name, or all (default)" },
+          .help = "numbers or names such as 3,7,10-12,dog; case is ignored, and 'dog' finds '7-dog'" },
         { .name = "out", .letter = 'o', .kind = OPT_STRING, .value = &o.out, .argument = "PATH", .required = 1,
           .help = "FILE.png: a grid with a row per class; else a folder with 000000.png and on" },
         { .name = "num", .letter = 'n', .kind = OPT_INT, .value = &o.per_class, .min = 1, .max = 1e9, .argument = "N",
