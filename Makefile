@@ -56,7 +56,7 @@ LIB_SRC  := $(wildcard kernels/cpu/*.c host/*.c models/*.c)
 LIB_OBJ  := $(LIB_SRC:%.c=$(B)/obj/%.o) $(CUDA_OBJ)
 TOOL_OBJ := $(patsubst %.c,$(B)/obj/%.o,$(wildcard tools/*.c))
 # What the commands share and tests may call.
-OPT_OBJ  := $(B)/obj/tools/options.o $(B)/obj/tools/options_help.o $(B)/obj/tools/common.o $(B)/obj/tools/augment.o
+OPT_OBJ  := $(B)/obj/tools/options.o $(B)/obj/tools/options_help.o $(B)/obj/tools/common.o $(B)/obj/tools/augment.o $(B)/obj/tools/balance.o
 TEST_SRC := $(wildcard tests/op/test_*.c tests/host/test_*.c tests/model/test_*.c)
 TESTS    := $(TEST_SRC:%.c=$(B)/%)
 FUZZ     := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))

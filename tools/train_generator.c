@@ -6,6 +6,7 @@
 #include "host/tokens.h"
 #include "models/generator.h"
 #include "tessera/philox.h"
+#include "tools/balance.h"
 #include "tools/train.h"
 
 typedef struct {
@@ -13,6 +14,7 @@ typedef struct {
     ts_generator *model;
     ts_tokenizer *tokenizer;
     ts_token_set *data;
+    class_balance balance;
     int32_t *tokens, *labels; /* one batch, host */
     float *keep;              /* drop-path factors, (2*depth, batch) */
     float *loss;              /* of each token, or of each digit */
@@ -20,14 +22,20 @@ typedef struct {
 
 enum { DRAW_LABEL = 16, DRAW_PATH = 17 };
 
+static int64_t pick(const generator_run *r, int64_t n)
+{
+    if (r->t.c.class_balance > 0) return class_balance_pick(&r->balance, r->t.seed, n);
+    return trainer_pick(r->t.seed, n, ts_token_set_count(r->data));
+}
+
 static ts_status next_batch(generator_run *r)
 {
     const trainer *t = &r->t;
-    int64_t T = ts_token_set_T(r->data), count = ts_token_set_count(r->data);
+    int64_t T = ts_token_set_T(r->data);
     for (int64_t b = 0; b < t->c.batch; b++) {
         int64_t n = t->step * t->c.batch + b;
         uint64_t source;
-        TS_TRY(ts_token_set_get(r->data, trainer_pick(t->seed, n, count), r->tokens + b * T, &r->labels[b], &source));
+        TS_TRY(ts_token_set_get(r->data, pick(r, n), r->tokens + b * T, &r->labels[b], &source));
         int32_t none = r->model->c.num_classes;
         if (r->labels[b] < 0) r->labels[b] = none;
         if (r->labels[b] > none)
@@ -156,6 +164,8 @@ static ts_status check_data(const generator_run *r, const char *dir)
         st = ts_fail(TS_E_DATA, "%s: %lld tokens of %lld codes a picture, the tokenizer has %d of %d", dir,
                      (long long)ts_token_set_T(r->data), (long long)ts_token_set_V(r->data), r->tokenizer->q.p.T,
                      r->tokenizer->c.q.V);
+    else if (ts_token_set_count(r->data) < 1)
+        st = ts_fail(TS_E_DATA, "%s: holds no sample, expected at least one", dir);
     json_decref(info);
     return st;
 }
@@ -195,6 +205,7 @@ static ts_status run(generator_run *r, const train_options *o, json_t *preset, t
     r->loss = malloc(B * T * TS_MAX_D * sizeof *r->loss);
     if (!r->tokens || !r->labels || !r->keep || !r->loss) return ts_fail(TS_E_NOMEM, "out of host memory");
     TS_TRY(start_from_frequencies(r));
+    if (t->c.class_balance > 0) TS_TRY(class_balance_new(&r->balance, r->data, t->c.class_balance));
     TS_TRY(trainer_begin(t, preset, o->resume));
     ts_log("generator: %.2f M parameters, %lld pictures of %zu tokens, %lld steps of %lld",
            (double)ts_params_floats(t->params) / 1e6, (long long)ts_token_set_count(r->data), T, (long long)t->c.steps,
@@ -213,6 +224,7 @@ ts_status train_generator(const train_options *o, json_t *preset, ts_device *d)
     ts_generator_free(r->model);
     ts_tokenizer_free(r->tokenizer);
     ts_token_set_close(r->data);
+    class_balance_free(&r->balance);
     free(r->tokens);
     free(r->labels);
     free(r->keep);

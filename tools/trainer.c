@@ -38,6 +38,7 @@ ts_status train_config_read(train_config *c, const json_t *o, const char *file, 
     } else {
         c->label_dropout = ts_read_number(&r, "label_dropout", 0, 1, 0.1);
         c->drop_path = ts_read_number(&r, "drop_path", 0, 0.9, 0);
+        c->class_balance = ts_read_number(&r, "class_balance", 0, 1, 0);
     }
     return ts_reader_close(&r);
 }

@@ -19,7 +19,7 @@ typedef struct {
     double lr, lr_end; /* lr_end: what is left of lr at the last step, 0..1 */
     double beta1, beta2, weight_decay, clip, ema;
     double l1, l2, scale_dropout; /* tokenizer */
-    double label_dropout, drop_path; /* generator */
+    double label_dropout, drop_path, class_balance; /* generator */
     ts_st_dtype save;   /* of the model files; what a run resumes from is float32 always */
     int augment;        /* tokenizer: an augment_kind */
 } train_config;

@@ -75,7 +75,8 @@ cat >tokenizer.json <<'END'
 END
 cat >generator.json <<'END'
 {"model": {"kind": "generator", "depth": 2, "embed_dim": 32, "num_heads": 2, "head": "digits", "head_hidden": 16},
- "train": {"steps": 20, "batch": 8, "lr": 0.002, "warmup": 5, "log_every": 3, "checkpoint_every": 4, "drop_path": 0.1}}
+ "train": {"steps": 20, "batch": 8, "lr": 0.002, "warmup": 5, "log_every": 3, "checkpoint_every": 4, "drop_path": 0.1,
+           "class_balance": 0.5}}
 END
 
 # One of each, made once: t.safetensors, tokens, g.safetensors.
