@@ -47,7 +47,7 @@ EMU_FLAGS = -std=c++17 -g -O2 -march=$(ARCH) -fno-math-errno -fno-trapping-math 
 EMU_HOOKS = $(if $(ASAN),$(SAN),-fsanitize=thread)
 EMU_OBJ  := $(patsubst %.cu,$(EMU)/obj/%.o,$(filter-out %/cublas.cu,$(CUDA_SRC))) \
             $(patsubst %.cpp,$(EMU)/obj/%.o,$(filter-out %/test_emu.cpp,$(wildcard tests/emu/*.cpp))) $(EMU)/obj/host/backend.o
-EMU_TESTS := $(patsubst %.c,$(EMU)/%,$(wildcard tests/op/test_*.c)) $(EMU)/tests/emu/test_emu
+EMU_TESTS := $(patsubst %.c,$(EMU)/%,$(wildcard tests/op/test_*.c) tests/model/test_twins.c) $(EMU)/tests/emu/test_emu
 
 LDLIBS  := -ldnnl -lpng -ljpeg -larchive -ljansson -lxxhash -lpthread -lm $(CUDA_LIBS)
 CHECK_LIBS = $(shell pkg-config --libs check)
@@ -101,7 +101,7 @@ $(EMU)/obj/host/backend.o: host/backend.c | bootstrap
 	@mkdir -p $(@D)
 	@echo "  CC  $< (emulated device)"
 	$(Q)$(CC) $(CFLAGS) -UTS_EMU -DTS_EMU=1 -c $< -o $@
-$(EMU)/tests/op/%: $(B)/obj/tests/op/%.o $(B)/obj/tests/t.o $(filter-out %/host/backend.o $(CUDA_OBJ),$(LIB_OBJ)) $(OPT_OBJ) $(EMU_OBJ)
+$(filter-out %/test_emu,$(EMU_TESTS)): $(EMU)/tests/%: $(B)/obj/tests/%.o $(B)/obj/tests/t.o $(filter-out %/host/backend.o $(CUDA_OBJ),$(LIB_OBJ)) $(OPT_OBJ) $(EMU_OBJ)
 	@mkdir -p $(@D)
 	$(Q)$(CXX) $(SAN) -fopenmp $^ -o $@ $(LDLIBS) $(CHECK_LIBS) -lboost_context
 $(EMU)/tests/emu/test_emu: $(EMU)/obj/tests/emu/test_emu.o $(filter-out %/host/backend.o $(CUDA_OBJ),$(LIB_OBJ)) $(EMU_OBJ)

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Run every test binary and script below BUILD/tests and tests/cli; one line each, the whole output of those that fail,
 # and a last line "N passed, N failed". A test program that ran no check counts as a failure. Programs below BUILD/emu
-# run on the emulated CUDA device.
+# run on the emulated CUDA device. Tests that found no device to run on are counted as skipped.
 #   tests/run.sh BUILD [FILTER]      FILTER: a part of the path
 set -u
 build=$1 filter=${2:-}
@@ -24,7 +24,10 @@ for t in "$build"/tests/*/test_* "$build"/emu/tests/*/test_* tests/cli/test_*; d
     [ $rc -ne 0 ] && [ "$f" -eq 0 ] && f=1
     [ "$p" -eq 0 ] && [ "$f" -eq 0 ] && f=1 && echo "no check ran" >>"$log"
     passed=$((passed + p)) failed=$((failed + f))
-    printf '%-34s %4d passed %3d failed  %6.1f s\n' "$name" "$p" "$f" "$(awk "BEGIN { print $(date +%s.%N) - $start }")"
+    skips=$(grep -c '^SKIP ' "$log")
+    why=$(sed -nE 's/^SKIP (.*)$/\1/p;T;q' "$log")
+    printf '%-34s %4d passed %3d failed  %6.1f s%s\n' "$name" "$p" "$f" "$(awk "BEGIN { print $(date +%s.%N) - $start }")" \
+        "${why:+  ($skips skipped: $why)}"
     [ "$f" -ne 0 ] && { echo "--- exit $rc"; tail -n 60 "$log"; echo "---"; }
 done
 [ $ran -eq 0 ] && { echo "no test matches '$filter'"; failed=1; }
