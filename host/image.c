@@ -185,6 +185,7 @@ ts_status ts_image_grid(ts_image *out, const ts_image *pictures, int n, int colu
                           gap + (int64_t)rows * (height + (int64_t)gap), "grid"));
     memset(out->rgb, 255, (size_t)out->width * (size_t)out->height * 3);
     for (int i = 0; i < n; i++) {
+        if (!pictures[i].rgb) continue;
         size_t left = (size_t)gap + (size_t)(i % columns) * (size_t)(width + gap);
         size_t top = (size_t)gap + (size_t)(i / columns) * (size_t)(height + gap);
         for (int y = 0; y < height; y++)

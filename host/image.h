@@ -47,7 +47,8 @@ ts_status ts_image_write_png(const char *path, const ts_image *im, const char *c
 /* The same into memory (malloc'ed). */
 ts_status ts_image_encode_png(const ts_image *im, const char *const (*text)[2], int n_text, uint8_t **bytes, size_t *n);
 
-/* Lay n pictures of equal size out in rows of `columns` (at most n), with `gap` white pixels between and around. */
+/* Lay n pictures of equal size out in rows of `columns` (at most n), with `gap` white pixels between and around. The place of a
+ * picture without pixels (rgb NULL) stays white. */
 ts_status ts_image_grid(ts_image *out, const ts_image *pictures, int n, int columns, int gap);
 
 /* Every pixel becomes a square of factor x factor, in place. TS_E_ARG for a factor below 1. */

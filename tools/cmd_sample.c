@@ -13,7 +13,8 @@
 
 typedef struct {
     const char *tokenizer, *generator, *classes, *out;
-    int64_t per_class, batch, top_k, zoom;
+    int64_t per_class, num, batch, top_k, zoom;
+    int per_class_given;
     double cfg, top_p, temperature;
     int no_metadata;
     common_options common;
@@ -26,8 +27,9 @@ typedef struct {
     int64_t *classes; /* as asked for */
     int n_classes;
     int said; /* exit code if --class was refused: why stands on stderr already */
-    int64_t total;
-    ts_image *grid; /* all pictures, for --out grid.png; else NULL */
+    int64_t each, extra, total; /* pictures: of a class; classes at the front that have one more; of all classes */
+    int64_t columns, cells; /* of the grid */
+    ts_image *grid; /* a row of columns for every class with pictures, for --out grid.png; else NULL */
     json_t *list;   /* samples.json, for --out DIR; else NULL */
 } sample_run;
 
@@ -36,6 +38,24 @@ static ts_status parse_classes(sample_run *r)
     const ts_generator *m = r->m;
     r->said = class_list("--class", r->o->classes, (const char *const *)m->classes, m->c.num_classes, &r->classes, &r->n_classes);
     return r->said ? TS_E_ARG : TS_OK;
+}
+
+static void count_pictures(sample_run *r)
+{
+    const sample_options *o = r->o;
+    r->each = o->num ? o->num / r->n_classes : o->per_class;
+    r->extra = o->num % r->n_classes;
+    r->columns = r->each + (r->extra > 0);
+    r->total = r->each * r->n_classes + r->extra;
+}
+
+/* Where picture n stands in the list of classes, and among those of its class. */
+static int64_t class_of(const sample_run *r, int64_t n, int64_t *column)
+{
+    int64_t longer = r->extra * (r->each + 1), per = n < longer ? r->each + 1 : r->each;
+    if (n >= longer) n -= longer;
+    if (column) *column = n % per;
+    return n / per + (per == r->each ? r->extra : 0);
 }
 
 static char *settings(const sample_options *o, const ts_generator *m, int64_t label, int64_t number)
@@ -48,7 +68,8 @@ static char *settings(const sample_options *o, const ts_generator *m, int64_t la
 static ts_status keep(sample_run *r, int64_t number, int64_t label, ts_image *im)
 {
     if (r->grid) {
-        r->grid[number] = *im;
+        int64_t column, row = class_of(r, number, &column);
+        r->grid[row * r->columns + column] = *im;
         *im = (ts_image){ 0, 0, NULL };
         return TS_OK;
     }
@@ -68,7 +89,7 @@ static ts_status keep(sample_run *r, int64_t number, int64_t label, ts_image *im
 static ts_status sample_batch(sample_run *r, int64_t first, int64_t B, int32_t *labels, float *images, ts_image *out)
 {
     const sample_options *o = r->o;
-    for (int64_t b = 0; b < B; b++) labels[b] = (int32_t)r->classes[(first + b) / o->per_class];
+    for (int64_t b = 0; b < B; b++) labels[b] = (int32_t)r->classes[class_of(r, first + b, NULL)];
     ts_sampling s = { .seed = o->common.seed, .image0 = (uint64_t)first, .cfg = o->cfg, .temperature = o->temperature,
                       .top_p = o->top_p, .top_k = (int)o->top_k };
     TS_TRY(ts_generator_sample(r->m, r->t, labels, B, &s, NULL, images));
@@ -107,7 +128,7 @@ static ts_status sample_all(sample_run *r)
 static ts_status write_grid(sample_run *r)
 {
     ts_image grid;
-    TS_TRY(ts_image_grid(&grid, r->grid, (int)r->total, (int)r->o->per_class, 2));
+    TS_TRY(ts_image_grid(&grid, r->grid, (int)r->cells, (int)r->columns, 2));
     ts_status st = ts_image_zoom(&grid, (int)r->o->zoom);
     char *text = settings(r->o, r->m, r->classes[0], 0);
     const char *const pair[1][2] = { { "parameters", text } };
@@ -135,15 +156,24 @@ static ts_status write_list(const sample_run *r)
     return st;
 }
 
+static ts_status open_grid(sample_run *r)
+{
+    if (r->total > 10000)
+        return ts_fail(TS_E_ARG, "%lld pictures are too many for one grid (10000); give a folder", (long long)r->total);
+    int side = r->t->c.image_size;
+    r->cells = (class_of(r, r->total - 1, NULL) + 1) * r->columns;
+    r->grid = calloc((size_t)r->cells, sizeof *r->grid);
+    if (!r->grid) return ts_fail(TS_E_NOMEM, "out of host memory");
+    for (int64_t i = 0; i < r->cells; i++) r->grid[i] = (ts_image){ side, side, NULL };
+    return TS_OK;
+}
+
 /* A grid when out ends in .png, else a folder. */
 static ts_status sample_to(sample_run *r, int *lock)
 {
     if (pictures_is_png(r->o->out)) {
         TS_TRY(pictures_check_out(r->o->out));
-        if (r->total > 10000)
-            return ts_fail(TS_E_ARG, "%lld pictures are too many for one grid (10000); give a folder", (long long)r->total);
-        r->grid = calloc((size_t)r->total, sizeof *r->grid);
-        if (!r->grid) return ts_fail(TS_E_NOMEM, "out of host memory");
+        TS_TRY(open_grid(r));
         TS_TRY(sample_all(r));
         return write_grid(r);
     }
@@ -163,7 +193,7 @@ static int sample(const sample_options *o)
     if (st == TS_OK) st = ts_generator_load(&r.m, d, o->generator);
     if (st == TS_OK) st = ts_generator_fits(r.m, r.t, o->tokenizer);
     if (st == TS_OK) st = parse_classes(&r);
-    r.total = r.n_classes * o->per_class;
+    if (st == TS_OK) count_pictures(&r);
     double start = ts_seconds();
     if (st == TS_OK) st = sample_to(&r, &lock);
     double seconds = ts_seconds() - start;
@@ -173,7 +203,7 @@ static int sample(const sample_options *o)
         json_decref(j);
     } else if (st == TS_OK)
         printf("%s: %lld pictures, %.1f pictures/s\n", o->out, (long long)r.total, (double)r.total / seconds);
-    for (int64_t i = 0; r.grid && i < r.total; i++) ts_image_free(&r.grid[i]);
+    for (int64_t i = 0; r.grid && i < r.cells; i++) ts_image_free(&r.grid[i]);
     free(r.grid);
     free(r.classes);
     json_decref(r.list);
@@ -197,8 +227,10 @@ int cmd_sample(int argc, char **argv)
           .help = "numbers or names such as 3,7,10-12,dog; case is ignored, and 'dog' finds '7-dog'" },
         { .name = "out", .letter = 'o', .kind = OPT_STRING, .value = &o.out, .argument = "PATH", .required = 1,
           .help = "FILE.png: a grid with a row per class; else a folder with 000000.png and on" },
-        { .name = "num", .letter = 'n', .kind = OPT_INT, .value = &o.per_class, .min = 1, .max = 1e9, .argument = "N",
-          .help = "pictures of each class" },
+        { .name = "per-class", .letter = 'n', .kind = OPT_INT, .value = &o.per_class, .min = 1, .max = 1e9, .argument = "N",
+          .help = "pictures of each class", .given = &o.per_class_given },
+        { .name = "num", .kind = OPT_INT, .value = &o.num, .min = 0, .max = 1e12, .argument = "N",
+          .help = "instead: pictures in all, spread evenly over the classes, the first of the list get one more; 0: off" },
         { .name = "batch", .letter = 'b', .kind = OPT_INT, .value = &o.batch, .min = 1, .max = 4096, .argument = "N",
           .help = "pictures at a time" },
         { .name = "cfg", .kind = OPT_FLOAT, .value = &o.cfg, .min = 0, .max = 100, .argument = "X",
@@ -218,6 +250,7 @@ int cmd_sample(int argc, char **argv)
     char **positional;
     int n, code;
     if (opt_parse(argc, argv, &command, options, &positional, &n, &code)) return code;
+    if (o.num && o.per_class_given) return report(ts_fail(TS_E_ARG, "--num and --per-class (-n) exclude each other"));
     ts_signals_install();
     return sample(&o);
 }

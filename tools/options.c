@@ -251,6 +251,7 @@ static int pass(int argc, char **argv, const opt_command *c, const opt *options,
         }
         if (take_value(c->name, o, shown, text, store)) return 2;
         r->given[o - options] = 1;
+        if (store && o->given) *o->given = 1;
     }
     return 0;
 }

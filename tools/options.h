@@ -21,6 +21,7 @@ typedef struct {
     const char *argument; /* "N", "DIR": what help shows                                        */
     const char *help;    /* one line                                                            */
     int required;        /* STRING: must be given                                               */
+    int *given;          /* becomes 1 if the option was there; may be NULL                      */
 } opt;                   /* INT is int64_t; FLAG and CHOICE are int; defaults are what *value holds before parsing.
                           * GROUP is no option: its name is a heading for the options after it. */
 

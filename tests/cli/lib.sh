@@ -59,6 +59,15 @@ sums() { # FOLDER: names and content of all files, event files and locks apart
     (cd "$1" && find . -type f ! -name '.lock' ! -name 'events.out.*' -print0 | sort -z | xargs -0 sha256sum)
 }
 
+size() { # PNG: "WIDTH HEIGHT"
+    od -An -t u1 -j 16 -N 8 "$1" | awk '{ print (($1 * 256 + $2) * 256 + $3) * 256 + $4, (($5 * 256 + $6) * 256 + $7) * 256 + $8 }'
+}
+
+same_tile() { # GRID ROW COLUMN PNG: that picture of the grid is the one in PNG
+    "$make_pictures" tile "$1" 16 "$2" "$3" tile.png && cmp tile.png "$4"
+    ok $? "picture in row $2, column $3 of $1 is $4"
+}
+
 finish() {
     echo "$passed passed, $failed failed"
     [ $failed -eq 0 ] && [ $passed -gt 0 ]

@@ -271,6 +271,11 @@ T_TEST(grid)
             ck_assert_mem_eq(got, in_x < 0 || in_y < 0 || i >= 5 ? white : p[i].rgb + (in_y * 6 + in_x) * 3, 3);
         }
     ts_image_free(&out);
+    ts_image hole[2] = { { 6, 4, NULL }, p[0] };
+    T_OK(ts_image_grid(&out, hole, 2, 1, 0));
+    for (int i = 0; i < 6 * 4 * 3; i++) T_EQI(out.rgb[i], 255);
+    ck_assert_mem_eq(out.rgb + 6 * 4 * 3, p[0].rgb, 6 * 4 * 3);
+    ts_image_free(&out);
     T_OK(ts_image_grid(&out, p, 1, 8, 0));
     t_same_image("one", &out, &p[0]);
     ts_image_free(&out);
