@@ -109,6 +109,10 @@
        const float *f, const int32_t *idx, const float *codebook, const ts_phi *phi, const ts_residual_vq *q,          \
        int64_t B, void *scratch),                                                                                      \
       (s, df, dcodebook, dphi, df_hat, loss_weight, f, idx, codebook, phi, q, B, scratch))                             \
+    X(codebook_ema,                                                                                                    \
+      (ts_stream * s, float *codebook, float *count, float *sum, const float *z, const int32_t *idx,                   \
+       const ts_codebook_ema *a, int64_t N, int64_t D, int64_t V, void *scratch),                                      \
+      (s, codebook, count, sum, z, idx, a, N, D, V, scratch))                                                          \
     X(cross_entropy,                                                                                                   \
       (ts_stream * s, float *loss, float *dlogits, const float *logits, const int32_t *target, float grad_scale,       \
        int64_t N, int64_t V),                                                                                          \

@@ -9,6 +9,7 @@
 #include "tessera/op_ada_norm.h"
 #include "tessera/op_add.h"
 #include "tessera/op_attention.h"
+#include "tessera/op_codebook_ema.h"
 #include "tessera/op_conv2d.h"
 #include "tessera/op_cross_entropy.h"
 #include "tessera/op_digit_head.h"
@@ -87,6 +88,8 @@ typedef struct {
     ts_residual_vq_scratch_fn *residual_vq_scratch;
     ts_residual_vq_fwd_fn *residual_vq_fwd;
     ts_residual_vq_bwd_fn *residual_vq_bwd;
+    ts_codebook_ema_scratch_fn *codebook_ema_scratch;
+    ts_codebook_ema_fn *codebook_ema;
     ts_cross_entropy_fn *cross_entropy;
     ts_digit_head_scratch_fn *digit_head_scratch;
     ts_digit_head_fn *digit_head;
