@@ -47,6 +47,7 @@ EMU_FLAGS = -std=c++17 -g -O2 -march=$(ARCH) -fno-math-errno -fno-trapping-math 
 EMU_HOOKS = $(if $(ASAN),$(SAN),-fsanitize=thread)
 EMU_OBJ  := $(patsubst %.cu,$(EMU)/obj/%.o,$(filter-out %/cublas.cu,$(CUDA_SRC))) \
             $(patsubst %.cpp,$(EMU)/obj/%.o,$(filter-out %/test_emu.cpp,$(wildcard tests/emu/*.cpp))) $(EMU)/obj/host/backend.o
+EMU_LIBS  = $(LDLIBS) $(CHECK_LIBS) -lboost_context
 EMU_TESTS := $(patsubst %.c,$(EMU)/%,$(wildcard tests/op/test_*.c) tests/model/test_twins.c) $(EMU)/tests/emu/test_emu
 
 LDLIBS  := -ldnnl -lpng -ljpeg -larchive -ljansson -lxxhash -lpthread -lm $(CUDA_LIBS)
@@ -57,6 +58,7 @@ LIB_OBJ  := $(LIB_SRC:%.c=$(B)/obj/%.o) $(CUDA_OBJ)
 TOOL_OBJ := $(patsubst %.c,$(B)/obj/%.o,$(wildcard tools/*.c))
 # What the commands share and tests may call.
 OPT_OBJ  := $(B)/obj/tools/options.o $(B)/obj/tools/options_help.o $(B)/obj/tools/common.o $(B)/obj/tools/augment.o $(B)/obj/tools/balance.o
+EMU_LIB  := $(filter-out %/host/backend.o $(CUDA_OBJ),$(LIB_OBJ)) $(EMU_OBJ)
 TEST_SRC := $(wildcard tests/op/test_*.c tests/host/test_*.c tests/model/test_*.c)
 TESTS    := $(TEST_SRC:%.c=$(B)/%)
 FUZZ     := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
@@ -101,12 +103,12 @@ $(EMU)/obj/host/backend.o: host/backend.c | bootstrap
 	@mkdir -p $(@D)
 	@echo "  CC  $< (emulated device)"
 	$(Q)$(CC) $(CFLAGS) -UTS_EMU -DTS_EMU=1 -c $< -o $@
-$(filter-out %/test_emu,$(EMU_TESTS)): $(EMU)/tests/%: $(B)/obj/tests/%.o $(B)/obj/tests/t.o $(filter-out %/host/backend.o $(CUDA_OBJ),$(LIB_OBJ)) $(OPT_OBJ) $(EMU_OBJ)
+$(filter-out %/test_emu,$(EMU_TESTS)): $(EMU)/tests/%: $(B)/obj/tests/%.o $(B)/obj/tests/t.o $(EMU_LIB) $(OPT_OBJ)
 	@mkdir -p $(@D)
-	$(Q)$(CXX) $(SAN) -fopenmp $^ -o $@ $(LDLIBS) $(CHECK_LIBS) -lboost_context
-$(EMU)/tests/emu/test_emu: $(EMU)/obj/tests/emu/test_emu.o $(filter-out %/host/backend.o $(CUDA_OBJ),$(LIB_OBJ)) $(EMU_OBJ)
+	$(Q)$(CXX) $(SAN) -fopenmp $^ -o $@ $(EMU_LIBS)
+$(EMU)/tests/emu/test_emu: $(EMU)/obj/tests/emu/test_emu.o $(EMU_LIB)
 	@mkdir -p $(@D)
-	$(Q)$(CXX) $(SAN) -fopenmp $^ -o $@ $(LDLIBS) $(CHECK_LIBS) -lboost_context
+	$(Q)$(CXX) $(SAN) -fopenmp $^ -o $@ $(EMU_LIBS)
 
 $(B)/tests/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/main.o $(LIB_OBJ)
 	@mkdir -p $(@D)
@@ -134,6 +136,11 @@ fuzz: $(FUZZ) ## run every fuzz program for FUZZ_SECONDS (60); best with ASAN=1
 	$(Q)set -e; for p in $(FUZZ); do echo "  FUZZ $$p"; \
 	    $$p --seconds $(FUZZ_SECONDS) --seed $$(date +%s) tests/fuzz/corpus/$${p##*/fuzz_}; done
 
+# ONLY=TEXT: only bugs with this in their file, test or description. TABLE=FILE: also write the table there.
+mutate: $(filter $(EMU)/tests/op/%,$(EMU_TESTS)) ## plant bugs in the CUDA kernels and see that the op tests notice (tools/mutate)
+	@tools/mutate/mutate.py --build $(B) --compile '$(CXX) $(EMU_FLAGS) $(EMU_HOOKS) -x c++ -c' --link '$(CXX) $(SAN) -fopenmp' \
+	    --objects '$(B)/obj/tests/t.o $(EMU_LIB) $(OPT_OBJ)' --libs '$(EMU_LIBS)' --only '$(ONLY)' --table '$(TABLE)'
+
 INSTALLED = bin/tessera lib/libtessera.a lib/libtessera.so.$(VERSION) lib/$(SONAME) lib/libtessera.so \
             lib/pkgconfig/tessera.pc share/bash-completion/completions/tessera
 install: all ## install program, libraries, headers and tessera.pc below PREFIX
@@ -158,6 +165,6 @@ clean: ## remove everything that was built
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
 
-.PHONY: all demo bench bootstrap emu-bootstrap check fuzz install uninstall clean help
+.PHONY: all demo bench bootstrap emu-bootstrap check fuzz mutate install uninstall clean help
 .SECONDARY:
 -include $(shell find $(B)/obj $(EMU)/obj -name '*.d' 2>/dev/null)

@@ -195,6 +195,13 @@ void t_down(t_buf *b)
     ck_assert_msg(bad == 0, "%zu guard bytes around a buffer of %zu bytes were overwritten", bad, b->bytes);
 }
 
+void t_thread_order(unsigned seed)
+{
+    char text[16];
+    snprintf(text, sizeof text, "%u", seed);
+    setenv("TS_EMU_SEED", text, 1);
+}
+
 uint64_t t_next(uint64_t *seed)
 {
     uint64_t z = (*seed += 0x9E3779B97F4A7C15u);

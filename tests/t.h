@@ -66,6 +66,10 @@ void t_down(t_buf *b); /* device -> host, after a sync; checks the guards  */
 #define T_INF(h, n) t_in(be, s, (h), (n), 4)
 #define T_SCRATCH(bytes) (t_out(be, s, (int64_t)((bytes) + 1), 1)->dev)
 
+/* The emulated device runs blocks and threads in another order for every seed, ascending for 0, until the test ends;
+ * other backends have no such choice. */
+void t_thread_order(unsigned seed);
+
 /* Seeded numbers: splitmix64. */
 uint64_t t_next(uint64_t *seed);
 double t_uniform(uint64_t *seed); /* [0, 1) */
