@@ -162,7 +162,7 @@ ts_quantized tg_residual_vq(ts_graph *g, ts_tensor *f, ts_tensor *codebook, ts_t
     if (want_partial) r.partial = tg_new(g, TS_F32, 4, TG_DIMS(q->p.K * B, f->dim[1], f->dim[2], q->D));
     ts_block *scratch = tg_scratch(g, TG_BE(g)->residual_vq_scratch(TG_S(g), q, B, 0));
     if (g->status == TS_OK)
-        tg_check(g, TG_BE(g)->residual_vq_fwd(TG_S(g), TG_F(r.f_hat), TG_I(r.idx), TG_F(r.partial), TG_F(r.stats),
+        tg_check(g, TG_BE(g)->residual_vq_fwd(TG_S(g), TG_F(r.f_hat), TG_I(r.idx), NULL, TG_F(r.partial), TG_F(r.stats),
                                               TG_F(f), TG_F(codebook), &phi, q, B, scratch->p));
     ts_block_drop(g->d, scratch);
     tg_node *n = tg_record(g, residual_vq_back, r.f_hat, in, 2);

@@ -101,9 +101,9 @@
        int64_t B),                                                                                                     \
       (s, code, idx, log_gain, q, k, B))                                                                               \
     X(residual_vq_fwd,                                                                                                 \
-      (ts_stream * s, float *f_hat, int32_t *idx, float *partial, float *stats, const float *f, const float *codebook, \
-       const ts_phi *phi, const ts_residual_vq *q, int64_t B, void *scratch),                                          \
-      (s, f_hat, idx, partial, stats, f, codebook, phi, q, B, scratch))                                                \
+      (ts_stream * s, float *f_hat, int32_t *idx, float *z, float *partial, float *stats, const float *f,              \
+       const float *codebook, const ts_phi *phi, const ts_residual_vq *q, int64_t B, void *scratch),                   \
+      (s, f_hat, idx, z, partial, stats, f, codebook, phi, q, B, scratch))                                             \
     X(residual_vq_bwd,                                                                                                 \
       (ts_stream * s, float *df, float *dcodebook, const ts_phi *dphi, const float *df_hat, float loss_weight,         \
        const float *f, const int32_t *idx, const float *codebook, const ts_phi *phi, const ts_residual_vq *q,          \

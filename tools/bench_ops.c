@@ -346,7 +346,7 @@ RUN(run_rfsq_fwd)
 }
 RUN(run_rvq_fwd)
 {
-    return k->be->residual_vq_fwd(k->s, k->p[0], INT(1), NULL, k->p[2], k->p[3], k->p[4], &k->phi, &k->u.rvq, k->B,
+    return k->be->residual_vq_fwd(k->s, k->p[0], INT(1), NULL, NULL, k->p[2], k->p[3], k->p[4], &k->phi, &k->u.rvq, k->B,
                                   k->p[7]);
 }
 

@@ -30,10 +30,11 @@ typedef struct {
 typedef size_t ts_residual_vq_scratch_fn(ts_stream *s, const ts_residual_vq *q, int64_t B, int backward);
 
 /*   f_hat (B,h,w,D) f32 out      idx (B,T) i32 out      partial (K,B,h,w,D) f32 out or NULL
+ *   z (B,T,D) f32 out: what was quantized, or NULL
  *   stats (K) f32 out: sum over the batch of (f_hat_k - f)^2, or NULL. Never stores the (N,V) distances.
  *   f (B,h,w,D) f32 in           codebook (V,D) f32 in. NaN in f: code 0 and a NaN sum. */
-typedef ts_status ts_residual_vq_fwd_fn(ts_stream *s, float *f_hat, int32_t *idx, float *partial, float *stats,
-                                        const float *f, const float *codebook, const ts_phi *phi,
+typedef ts_status ts_residual_vq_fwd_fn(ts_stream *s, float *f_hat, int32_t *idx, float *z, float *partial,
+                                        float *stats, const float *f, const float *codebook, const ts_phi *phi,
                                         const ts_residual_vq *q, int64_t B, void *scratch);
 
 /*   df (B,h,w,D) f32 set      dcodebook (V,D) f32 added to, or NULL      dphi: gradients of phi, added to

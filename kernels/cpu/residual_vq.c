@@ -174,6 +174,7 @@ typedef struct {
 
 typedef struct {
     float *f_hat, *partial;
+    float *z; /* (T,D) */
     int32_t *idx;
     double *sums; /* (K) */
     int64_t partial_stride;
@@ -194,6 +195,7 @@ static void image_forward(const image_out *o, const float *f, const context *c, 
         int32_t *idx = o->idx + p->start[k];
         ts_scale_area(z, r, p, D, k);
         search(idx, z, tokens_of(p, k), c->book, c->q, best, found);
+        if (o->z) memcpy(o->z + p->start[k] * (int64_t)D, z, sizeof(float) * (size_t)(tokens_of(p, k) * D));
         look_up(code, idx, tokens_of(p, k), c->codebook, D);
         ts_scale_up(up, u, code, c->pack, p, D, k, tmp);
         double sum = 0;
@@ -209,9 +211,9 @@ static void image_forward(const image_out *o, const float *f, const context *c, 
     }
 }
 
-ts_status residual_vq_fwd_cpu(ts_stream *s, float *f_hat, int32_t *idx, float *partial, float *stats, const float *f,
-                              const float *codebook, const ts_phi *phi, const ts_residual_vq *q, int64_t B,
-                              void *scratch)
+ts_status residual_vq_fwd_cpu(ts_stream *s, float *f_hat, int32_t *idx, float *z, float *partial, float *stats,
+                              const float *f, const float *codebook, const ts_phi *phi, const ts_residual_vq *q,
+                              int64_t B, void *scratch)
 {
     TS_TRY(check(q));
     const ts_pyramid *p = &q->p;
@@ -228,7 +230,11 @@ ts_status residual_vq_fwd_cpu(ts_stream *s, float *f_hat, int32_t *idx, float *p
         memset(mine, 0, sizeof(float) * (size_t)ts_padded_floats(p, q->D));
 #pragma omp for
         for (int64_t b = 0; b < B; b++) {
-            image_out o = { f_hat + b * grid, partial ? partial + b * grid : NULL, idx + b * p->T, sums + b * p->K,
+            image_out o = { f_hat + b * grid,
+                            partial ? partial + b * grid : NULL,
+                            z ? z + b * p->T * q->D : NULL,
+                            idx + b * p->T,
+                            sums + b * p->K,
                             B * grid };
             image_forward(&o, f + b * grid, &c, mine);
         }

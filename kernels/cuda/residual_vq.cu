@@ -97,6 +97,7 @@ static __device__ inline void look_up(float *code, const int32_t *idx, int n, co
 
 struct forward_out {
     float *f_hat, *partial;
+    float *z; /* (B,T,D) */
     int32_t *idx;
     double *sums; /* (B,K) */
     int64_t B;
@@ -128,6 +129,7 @@ static __global__ void residual_vq_fwd_k1(forward_out o, const float *f, const f
         make_taps(t, p, k);
         scale_area(code, r, p, D, k);
         __syncthreads();
+        if (o.z) TS_BLOCK_EACH(n, tokens * D) o.z[(b * p.T + p.start[k]) * D + n] = code[n];
         search(idx, code, tokens, book, q, found);
         look_up(code, idx, tokens, codebook, D);
         __syncthreads();
@@ -175,16 +177,16 @@ size_t residual_vq_scratch_cuda(ts_stream *s, const ts_residual_vq *q, int64_t B
     return sizeof(double) * (size_t)(B * p->K) + sizeof(float) * (size_t)((q->D + 1) * (int64_t)q->V + B * spilled);
 }
 
-ts_status residual_vq_fwd_cuda(ts_stream *s, float *f_hat, int32_t *idx, float *partial, float *stats, const float *f,
-                               const float *codebook, const ts_phi *phi, const ts_residual_vq *q, int64_t B,
-                               void *scratch)
+ts_status residual_vq_fwd_cuda(ts_stream *s, float *f_hat, int32_t *idx, float *z, float *partial, float *stats,
+                               const float *f, const float *codebook, const ts_phi *phi, const ts_residual_vq *q,
+                               int64_t B, void *scratch)
 {
     TS_TRY(check(q));
     const ts_pyramid *p = &q->p;
     const state_place at = place_state(s, *p, FORWARD_GRIDS * (int64_t)grid_floats(*p, q->D));
     double *sums = (double *)scratch;
     float *book = (float *)(sums + B * p->K), *spill = at.spilled ? book + (q->D + 1) * (int64_t)q->V : nullptr;
-    const forward_out o = { f_hat, partial, idx, sums, B };
+    const forward_out o = { f_hat, partial, z, idx, sums, B };
     const ts_phi none = {};
     if (B > 0) {
         TS_TRY(TS_LAUNCH(make_book_k1, ts_blocks(q->V), BLOCK, 0, s, book, codebook, *q));

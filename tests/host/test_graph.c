@@ -489,7 +489,7 @@ T_TEST(residual_vq)
     t_buf *f_hat = t_out(be, s, N, 4), *idx = t_out(be, s, B * q.p.T, 4);
     t_buf *df = t_out(be, s, N, 4), *dcode = zeros(be, s, V * D), *dw = zeros(be, s, PHI), *db = zeros(be, s, D);
     const ts_phi phi = { { m.in[2]->data }, { m.in[3]->data } }, dphi = { { dw->dev }, { db->dev } };
-    T_OK(be->residual_vq_fwd(s, f_hat->dev, idx->dev, NULL, NULL, m.in[0]->data, m.in[1]->data, &phi, &q, B,
+    T_OK(be->residual_vq_fwd(s, f_hat->dev, idx->dev, NULL, NULL, NULL, m.in[0]->data, m.in[1]->data, &phi, &q, B,
                              T_SCRATCH(be->residual_vq_scratch(s, &q, B, 0))));
     T_OK(be->residual_vq_bwd(s, df->dev, dcode->dev, &dphi, dy->dev, 0.75f, m.in[0]->data, idx->dev, m.in[1]->data,
                              &phi, &q, B, T_SCRATCH(be->residual_vq_scratch(s, &q, B, 1))));

@@ -45,7 +45,7 @@ typedef struct {
     int B, grid, all;
     float *h_f, *h_book;
     t_buf *f, *book, *w[TS_MAX_SCALES], *b[TS_MAX_SCALES];
-    t_buf *f_hat, *idx, *partial, *stats;
+    t_buf *f_hat, *idx, *z, *partial, *stats;
     ts_phi phi;
 } setup;
 
@@ -53,12 +53,12 @@ static void forward(const ts_backend *be, ts_stream *s, setup *m)
 {
     const int K = m->q.p.K;
     m->f_hat = T_OUTF(m->all), m->partial = T_OUTF(K * m->all), m->stats = T_OUTF(K);
-    m->idx = t_out(be, s, m->B * m->q.p.T, 4);
+    m->idx = t_out(be, s, m->B * m->q.p.T, 4), m->z = T_OUTF(m->B * m->q.p.T * m->q.D);
     void *scratch = T_SCRATCH(be->residual_vq_scratch(s, &m->q, m->B, 0));
-    T_OK(be->residual_vq_fwd(s, m->f_hat->dev, m->idx->dev, m->partial->dev, m->stats->dev, m->f->dev, m->book->dev,
-                             &m->phi, &m->q, m->B, scratch));
+    T_OK(be->residual_vq_fwd(s, m->f_hat->dev, m->idx->dev, m->z->dev, m->partial->dev, m->stats->dev, m->f->dev,
+                             m->book->dev, &m->phi, &m->q, m->B, scratch));
     T_OK(be->stream_sync(s));
-    t_down(m->f_hat), t_down(m->idx), t_down(m->partial), t_down(m->stats);
+    t_down(m->f_hat), t_down(m->idx), t_down(m->z), t_down(m->partial), t_down(m->stats);
 }
 
 static setup *new_setup(const int32_t *side, int K, int share, int V, int D, int znorm, int B)
@@ -279,7 +279,7 @@ static void check_index(const double *z, int got, const setup *m)
 }
 
 /* f_hat_k of all images and scales (K,B,h,w,D) from fixed indices. check: each index must be the nearest
- * code of the z that the walk meets. */
+ * code of the z that the walk meets, and that z is what the op hands out. */
 static void walk(double *f_hat, const oracle *o, const double *book, double *const *w, double *const *b, int check)
 {
     static double rest[O_MAX * O_MAX * 32], z[O_MAX * O_MAX * 32], code[O_MAX * O_MAX * 32], u[O_MAX * O_MAX * 32];
@@ -293,6 +293,7 @@ static void walk(double *f_hat, const oracle *o, const double *book, double *con
             const int t = p->py[k] * p->px[k], j = p->phi[k];
             double *now = f_hat + ((int64_t)k * m->B + n) * m->grid;
             if (check) o_apply(z, rest, &o->area[k], D);
+            if (check) t_close("z", T_F(m->z) + (n * p->T + p->start[k]) * D, z, t * D, 5e-6);
             for (int i = 0; i < t; i++) {
                 if (check) check_index(z + i * D, idx[i], m);
                 memcpy(code + i * D, book + idx[i] * D, sizeof(double) * (size_t)D);
@@ -409,6 +410,13 @@ T_TEST(empty_batch_nan_and_no_codebook_gradient)
                              &m->q, m->B, scratch));
     t_down(df);
     T_TRUE(memcmp(df->host, m->h_f, df->bytes) == 0); /* without the loss, straight through */
+    t_buf *f_hat = T_OUTF(m->all), *idx = t_out(be, s, m->B * m->q.p.T, 4);
+    scratch = T_SCRATCH(be->residual_vq_scratch(s, &m->q, m->B, 0));
+    T_OK(be->residual_vq_fwd(s, f_hat->dev, idx->dev, NULL, NULL, NULL, m->f->dev, m->book->dev, &m->phi, &m->q, m->B,
+                             scratch));
+    t_down(f_hat), t_down(idx);
+    T_TRUE(memcmp(f_hat->host, m->f_hat->host, f_hat->bytes) == 0); /* the same without what may be left out */
+    T_TRUE(memcmp(idx->host, m->idx->host, idx->bytes) == 0);
     m->h_f[0] = NAN;
     m->f = T_INF(m->h_f, m->all);
     forward(be, s, m);
@@ -419,7 +427,7 @@ T_TEST(empty_batch_nan_and_no_codebook_gradient)
     T_TRUE(T_F(m->stats)[0] == 0 && T_F(m->stats)[1] == 0);
     backward(be, s, m, m->h_f, 1);
     m->q.V = 0;
-    T_STATUS(TS_E_ARG, be->residual_vq_fwd(s, NULL, NULL, NULL, NULL, NULL, NULL, NULL, &m->q, 0, NULL));
+    T_STATUS(TS_E_ARG, be->residual_vq_fwd(s, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, &m->q, 0, NULL));
 }
 
 T_TEST(threads)
@@ -427,15 +435,15 @@ T_TEST(threads)
     static const vq_case c = { 3, 2, 100, 5, 19, 0, { 1, 2, 5 } };
     ts_stream *one;
     T_OK(be->stream_new(&one, 0, 1));
-    t_buf *out[2][8];
+    t_buf *out[2][9];
     for (int i = 0; i < 2; i++) {
         setup *m = new_oracle(be, s, &c)->m;
         forward(be, i ? one : s, m);
         gradients r = backward(be, i ? one : s, m, m->h_f, 10);
-        t_buf *list[8] = { m->f_hat, m->idx, m->stats, r.df, r.dbook, r.dw[0], r.dw[1], r.db[1] };
+        t_buf *list[9] = { m->f_hat, m->idx, m->z, m->stats, r.df, r.dbook, r.dw[0], r.dw[1], r.db[1] };
         memcpy(out[i], list, sizeof list);
     }
-    for (int j = 0; j < 8; j++)
+    for (int j = 0; j < 9; j++)
         ck_assert_msg(memcmp(out[0][j]->host, out[1][j]->host, out[0][j]->bytes) == 0, "output %d", j);
     be->stream_free(one);
 }
