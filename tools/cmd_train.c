@@ -25,6 +25,16 @@ static ts_status read_preset(json_t **o, const char *path)
     return ts_reader_close(&r);
 }
 
+/* A run is the same run only if it started from the same weights: their hash goes beside the preset into config.json. */
+static ts_status name_start(json_t *preset, const char *path)
+{
+    char hash[17];
+    uint64_t bytes;
+    if (!path) return TS_OK;
+    TS_TRY(ts_file_hash(path, hash, &bytes));
+    return json_object_set_new(preset, "init", json_string(hash)) == 0 ? TS_OK : ts_fail(TS_E_NOMEM, "out of host memory");
+}
+
 static ts_status train(const train_options *o, int generator)
 {
     json_t *preset = NULL;
@@ -32,6 +42,7 @@ static ts_status train(const train_options *o, int generator)
     ts_status st = read_preset(&preset, o->config_path);
     json_t *steps = json_object_get(json_object_get(preset, "train"), "steps");
     if (o->steps > 0 && steps) json_integer_set(steps, o->steps);
+    if (st == TS_OK) st = name_start(preset, o->init);
     if (st == TS_OK) st = common_device(&d, &o->common);
     if (st == TS_OK && o->profile) st = ts_profile_begin(d);
     if (st == TS_OK) st = generator ? train_generator(o, preset, d) : train_tokenizer(o, preset, d);
@@ -65,6 +76,8 @@ int cmd_train(int argc, char **argv)
           .help = generator ? "the tokenizer that made the tokens" : "not used for a tokenizer" },
         { .name = "out", .kind = OPT_STRING, .value = &o.run, .argument = "RUN", .required = 1,
           .help = "run folder: checkpoints, metrics, the final model.safetensors" },
+        { .name = "init", .kind = OPT_STRING, .value = &o.init, .argument = "FILE",
+          .help = "start from the weights of this model file (fine-tuning); with --resume, give it again" },
         { .name = "resume", .kind = OPT_FLAG, .value = &o.resume, .help = "go on with the run in RUN" },
         { .name = "steps", .kind = OPT_INT, .value = &o.steps, .min = 0, .max = 1000000000, .argument = "N",
           .help = "optimizer steps, 0 for what the preset says" },

@@ -6,7 +6,7 @@
 #include "tools/trainer.h"
 
 typedef struct {
-    const char *config_path, *data, *tokenizer, *run;
+    const char *config_path, *data, *tokenizer, *run, *init; /* init: a model file to start from, or NULL */
     int resume, profile;
     int64_t steps; /* 0: as the preset says */
     common_options common;

@@ -206,6 +206,7 @@ static ts_status run(generator_run *r, const train_options *o, json_t *preset, t
     if (!r->tokens || !r->labels || !r->keep || !r->loss) return ts_fail(TS_E_NOMEM, "out of host memory");
     TS_TRY(start_from_frequencies(r));
     if (t->c.class_balance > 0) TS_TRY(class_balance_new(&r->balance, r->data, t->c.class_balance));
+    TS_TRY(trainer_start_from(t, o->init, "generator"));
     TS_TRY(trainer_begin(t, preset, o->resume));
     ts_log("generator: %.2f M parameters, %lld pictures of %zu tokens, %lld steps of %lld",
            (double)ts_params_floats(t->params) / 1e6, (long long)ts_token_set_count(r->data), T, (long long)t->c.steps,

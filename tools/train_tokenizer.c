@@ -137,6 +137,7 @@ static ts_status run(tokenizer_run *r, const train_options *o, const json_t *pre
     r->stats = calloc(2 * TS_MAX_SCALES, sizeof *r->stats);
     r->gains = calloc(TS_MAX_SCALES * TS_MAX_D, sizeof *r->gains);
     if (!r->images || !r->tokens || !r->stats || !r->gains) return ts_fail(TS_E_NOMEM, "out of host memory");
+    TS_TRY(trainer_start_from(t, o->init, "tokenizer"));
     TS_TRY(trainer_begin(t, preset, o->resume));
     ts_log("tokenizer: %.2f M parameters, %lld pictures, %lld steps of %lld", (double)ts_params_floats(t->params) / 1e6,
            (long long)ts_dataset_count(r->data), (long long)t->c.steps, (long long)t->c.batch);

@@ -10,6 +10,7 @@
 #include "host/checkpoint.h"
 #include "host/dataset.h"
 #include "host/file.h"
+#include "models/tokenizer.h"
 #include "tools/augment.h"
 
 enum { KEEP = 2, MAX_SKIPS = 50 };
@@ -294,6 +295,20 @@ void trainer_end(trainer *t)
     ts_metrics_close(t->metrics);
     ts_graph_free(t->g);
     ts_dir_unlock(t->lock);
+}
+
+ts_status trainer_start_from(trainer *t, const char *path, const char *kind)
+{
+    if (!path) return TS_OK;
+    ts_st_file *f = NULL;
+    json_t *o = NULL;
+    ts_status st = ts_st_open(&f, path);
+    if (st == TS_OK) st = ts_model_config(&o, f, kind);
+    if (st == TS_OK) st = ts_params_load(t->params, TS_BUFFER_WEIGHT, f, "", 1);
+    if (st == TS_OK) st = ts_params_load(t->params, TS_BUFFER_EMA, f, "", 1);
+    json_decref(o);
+    ts_st_close(f);
+    return st;
 }
 
 int64_t trainer_pick(uint64_t seed, int64_t n, int64_t count)

@@ -57,6 +57,9 @@ typedef struct trainer {
     void *context;
 } trainer;
 
+/* Start weights and moving average from a model file of this kind ("tokenizer", "generator"); every tensor must be there and
+ * fit. NULL: leave them as they are. Call it after the parameters have their initial values. */
+ts_status trainer_start_from(trainer *t, const char *path, const char *kind);
 /* Lock the run folder, write config.json (or, with resume, demand that it is the same), load the newest whole checkpoint. */
 ts_status trainer_begin(trainer *t, const json_t *config, int resume);
 /* To the last step, or until a signal (TS_E_STOPPED, with a checkpoint saved). */
