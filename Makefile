@@ -4,7 +4,7 @@
 #   ASAN=1         AddressSanitizer and UndefinedBehaviorSanitizer, in a build folder of its own
 #   CC=clang       gcc and clang both build without a warning
 #   CUDA=1         with the CUDA backend, the default where nvcc is found; the program runs without a driver, too
-#   CUDA_ARCHS="80 90"   the architectures it is built for
+#   CUDA_ARCHS="80 90"   the architectures it is built for; on those newer than the last the driver compiles it again
 #   V=1            show the commands
 #   PREFIX=/usr/local DESTDIR=   where `make install` puts things
 
@@ -33,7 +33,8 @@ CUDA    ?= $(if $(ASAN),0,$(if $(shell command -v $(NVCC)),1,0))
 CUDA_ARCHS ?= 80 90
 CUDA_HOME = $(patsubst %/bin/nvcc,%,$(shell command -v $(NVCC)))
 NVFLAGS  = -std=c++17 -O3 -lineinfo -fmad=false -Werror all-warnings -Iinclude -I. -MMD -MP \
-           -Xcompiler -Wall,-Wextra,-fPIC,-fvisibility=hidden $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a)
+           -Xcompiler -Wall,-Wextra,-fPIC,-fvisibility=hidden $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) \
+           $(foreach a,$(lastword $(CUDA_ARCHS)),-gencode arch=compute_$a,code=compute_$a)
 CFLAGS  += -DTS_CUDA=$(CUDA) -DTS_EMU=0
 CUDA_SRC := $(wildcard kernels/cuda/*.cu)
 CUDA_OBJ := $(if $(filter 1,$(CUDA)),$(CUDA_SRC:%.cu=$(B)/obj/%.o))
@@ -48,7 +49,7 @@ EMU_HOOKS = $(if $(ASAN),$(SAN),-fsanitize=thread)
 EMU_OBJ  := $(patsubst %.cu,$(EMU)/obj/%.o,$(filter-out %/cublas.cu,$(CUDA_SRC))) \
             $(patsubst %.cpp,$(EMU)/obj/%.o,$(filter-out %/test_emu.cpp,$(wildcard tests/emu/*.cpp))) $(EMU)/obj/host/backend.o
 EMU_LIBS  = $(LDLIBS) $(CHECK_LIBS) -lboost_context
-EMU_TESTS := $(patsubst %.c,$(EMU)/%,$(wildcard tests/op/test_*.c) tests/model/test_twins.c) $(EMU)/tests/emu/test_emu
+EMU_TESTS := $(patsubst %.c,$(EMU)/%,$(wildcard tests/op/test_*.c) tests/model/test_twins.c tests/host/test_device.c) $(EMU)/tests/emu/test_emu
 
 LDLIBS  := -ldnnl -lpng -ljpeg -larchive -ljansson -lxxhash -lpthread -lm $(CUDA_LIBS)
 CHECK_LIBS = $(shell pkg-config --libs check)

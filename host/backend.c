@@ -8,6 +8,7 @@
 
 static const ts_backend CPU = {
     .name = "cpu",
+    .about = about_cpu,
     .stream_new = stream_new_cpu,
     .stream_free = stream_free_cpu,
     .stream_sync = stream_sync_cpu,
@@ -75,6 +76,7 @@ static const ts_backend CPU = {
 #if TS_CUDA || TS_EMU
 static const ts_backend GPU = {
     .name = TS_EMU ? "emu" : "cuda",
+    .about = about_cuda,
     .stream_new = stream_new_cuda,
     .stream_free = stream_free_cuda,
     .stream_sync = stream_sync_cuda,

@@ -1,6 +1,7 @@
 /* device.c - contract: device.h. */
 #include "host/device.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -110,9 +111,11 @@ ts_status ts_device_open(ts_device **out, const char *spec, int threads, ts_math
     ts_device *d = calloc(1, sizeof *d);
     if (!d) return ts_fail(TS_E_NOMEM, "out of host memory");
     d->be = be;
+    d->index = index;
     d->math = math;
     ts_status st = be->stream_new(&d->s, index, threads);
     if (st != TS_OK && strcmp(spec, "auto") == 0 && strcmp(name, "cuda") == 0) {
+        d->index = 0;
         d->be = ts_backend_get("cpu"); /* a CUDA build on a machine without a GPU */
         st = d->be->stream_new(&d->s, 0, threads);
     }
@@ -122,6 +125,18 @@ ts_status ts_device_open(ts_device **out, const char *spec, int threads, ts_math
     }
     *out = d;
     return TS_OK;
+}
+
+int ts_device_at(int i, char spec[NAME], char about[TS_ABOUT])
+{
+    const ts_backend *be;
+    for (int b = 0; (be = ts_backend_at(b)) != NULL; b++)
+        for (int index = 0; be->about(index, about) == TS_OK; index++)
+            if (i-- == 0) {
+                snprintf(spec, NAME, strcmp(be->name, "cpu") == 0 ? "%.16s" : "%.16s:%d", be->name, index);
+                return 1;
+            }
+    return 0;
 }
 
 void ts_device_close(ts_device *d)

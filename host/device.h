@@ -21,6 +21,7 @@ enum { TS_SIZE_CLASSES = 4 * 48 };
 struct ts_device {
     const ts_backend *be;
     ts_stream *s;
+    int index;    /* of the device among those of its backend                    */
     ts_math math; /* how matrix products and convolutions of this device multiply */
     ts_block *spare[TS_SIZE_CLASSES];
     size_t in_use, peak, held; /* bytes handed out, their maximum, and bytes taken from the system */

@@ -17,33 +17,18 @@ static const struct {
 };
 enum { N_BENCHES = sizeof BENCHES / sizeof BENCHES[0] };
 
-/* "Intel(R) Xeon(R) ..." of Linux, "unknown" elsewhere. */
-static void cpu_name(char out[128])
-{
-    strcpy(out, "unknown CPU");
-    FILE *f = fopen("/proc/cpuinfo", "r");
-    char line[256];
-    while (f && fgets(line, sizeof line, f)) {
-        char *colon = strstr(line, ": ");
-        if (strncmp(line, "model name", 10) != 0 || !colon) continue;
-        snprintf(out, 128, "%.*s", (int)strcspn(colon + 2, "\n"), colon + 2);
-        break;
-    }
-    if (f) fclose(f);
-}
-
 /* What a number means nothing without. */
 static json_t *machine(const bench_options *o, const ts_device *d)
 {
-    char cpu[128];
+    char about[TS_ABOUT] = "unknown";
     double load[1] = { 0 };
-    cpu_name(cpu);
+    d->be->about(d->index, about);
     getloadavg(load, 1);
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    return json_pack("{s:s,s:s,s:s,s:I,s:I,s:f,s:f,s:s,s:s}", "version", TS_VERSION, "device", d->be->name, "cpu", cpu,
-                     "threads", (json_int_t)(o->common.threads ? o->common.threads : cores), "cores", (json_int_t)cores,
-                     "l3_mb", cache > 0 ? (double)cache / 1e6 : 0.0, "load", load[0], "dtype",
+    return json_pack("{s:s,s:s,s:s,s:I,s:I,s:f,s:f,s:s,s:s}", "version", TS_VERSION, "device", d->be->name, "hardware",
+                     about, "threads", (json_int_t)(o->common.threads ? o->common.threads : cores), "cores",
+                     (json_int_t)cores, "l3_mb", cache > 0 ? (double)cache / 1e6 : 0.0, "load", load[0], "dtype",
                      o->common.dtype == TS_MATH_BF16 ? "bf16" : "f32", "compiler", __VERSION__);
 }
 
@@ -52,7 +37,8 @@ static void print_machine(const json_t *m)
     double load = json_real_value(json_object_get(m, "load"));
     printf("tessera %s on %s: %s, %lld of %lld cores, %.0f MB of L3, %s, compiler %s\n",
            json_string_value(json_object_get(m, "version")), json_string_value(json_object_get(m, "device")),
-           json_string_value(json_object_get(m, "cpu")), (long long)json_integer_value(json_object_get(m, "threads")),
+           json_string_value(json_object_get(m, "hardware")),
+           (long long)json_integer_value(json_object_get(m, "threads")),
            (long long)json_integer_value(json_object_get(m, "cores")), json_real_value(json_object_get(m, "l3_mb")),
            json_string_value(json_object_get(m, "dtype")), json_string_value(json_object_get(m, "compiler")));
     if (load > 0.5) printf("The machine is busy (load %.1f): times are longer than they should be.\n", load);

@@ -27,7 +27,7 @@ typedef struct {
 #define COMMON_OPTIONS(c)                                                                                              \
     { .name = "Common options", .kind = OPT_GROUP },                                                                   \
         { .name = "device", .kind = OPT_STRING, .value = &(c).device, .argument = "auto|cpu|cuda[:N]",                 \
-          .help = "where to compute; auto takes the first GPU if there is one" },                                      \
+          .help = "where to compute (see tessera --list-devices); auto takes the first GPU if there is one" },                                      \
         { .name = "dtype", .kind = OPT_CHOICE, .value = &(c).dtype, .choices = "f32|bf16",                             \
           .help = "what matrix products and convolutions multiply" },                                                  \
         { .name = "threads", .kind = OPT_INT, .value = &(c).threads, .min = 0, .max = 1024, .argument = "N",           \

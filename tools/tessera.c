@@ -30,7 +30,7 @@ static const char COMPLETION[] =
     "    local word=${COMP_WORDS[COMP_CWORD]} last=${COMP_WORDS[COMP_CWORD-1]} command=${COMP_WORDS[1]} help choices\n"
     "    COMPREPLY=()\n"
     "    if [ \"$COMP_CWORD\" = 1 ]; then\n"
-    "        COMPREPLY=($(compgen -W '%s --help --version' -- \"$word\"))\n"
+    "        COMPREPLY=($(compgen -W '%s --help --list-devices --version' -- \"$word\"))\n"
     "        return\n"
     "    fi\n"
     "    [ \"$command\" = train ] && command=\"train ${COMP_WORDS[2]}\"\n"
@@ -68,8 +68,23 @@ static void print_help(void)
     printf("\n`tessera COMMAND --help` explains one of them.\n\n"
            "Options:\n"
            "  -h, --help          print this text\n"
+           "  --list-devices      print what --device can be here, one device a line: name, tab, description\n"
            "  --version           print the version\n"
            "  --completion-bash   print the completion script: eval \"$(tessera --completion-bash)\"\n");
+}
+
+/* Where there is no GPU, standard error says why. */
+static void list_devices(void)
+{
+    char spec[32], about[TS_ABOUT];
+    int gpus = 0;
+    ts_device *d = NULL;
+    for (int i = 0; ts_device_at(i, spec, about); i++) {
+        printf("%s\t%s\n", spec, about);
+        gpus += strncmp(spec, "cuda", 4) == 0;
+    }
+    if (gpus == 0) report(ts_device_open(&d, "cuda", 0, TS_MATH_F32));
+    ts_device_close(d);
 }
 
 static int run(int argc, char **argv)
@@ -77,6 +92,7 @@ static int run(int argc, char **argv)
     const char *word = argc > 1 ? argv[1] : "";
     if (*word == '\0') return report(ts_fail(TS_E_ARG, "a command is missing (see tessera --help)"));
     if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) return print_help(), 0;
+    if (strcmp(word, "--list-devices") == 0) return list_devices(), 0;
     if (strcmp(word, "--version") == 0) return printf("tessera %s\n", TS_VERSION), 0;
     if (strcmp(word, "--completion-bash") == 0) return print_completion(), 0;
     for (int i = 0; i < N_COMMANDS; i++) {

@@ -32,6 +32,10 @@ extern "C" {
 typedef struct {
     const char *name;
 
+    /* Device `index` of this kind in words, without tabs: what it is, its memory or threads, what it can do. TS_E_DEVICE if
+     * there is no such device. */
+    ts_status (*about)(int index, char text[TS_ABOUT]);
+
     /* Streams. index: which device of this kind, from 0. threads: CPU threads, 0 for all (the CUDA backend ignores it).
      * free accepts NULL. sync waits for all queued work and reports what failed in it. */
     ts_status (*stream_new)(ts_stream **s, int index, int threads);

@@ -40,6 +40,9 @@ TS_API const char *ts_version(void); /* "0.1.0" */
 TS_API ts_status ts_device_open(ts_device **d, const char *spec, int threads, ts_math math);
 TS_API void ts_device_close(ts_device *d); /* NULL is fine */
 
+/* The devices of this machine in turn, from i = 0: the spec that opens one, and a line about it, without tabs. 0 after the last. */
+TS_API int ts_device_at(int i, char spec[32], char about[TS_ABOUT]);
+
 /* A model file (safetensors with its configuration). TS_E_NOINPUT if it is not there, TS_E_DATA if it does not fit. */
 TS_API ts_status ts_tokenizer_load(ts_tokenizer **t, ts_device *d, const char *path);
 TS_API void ts_tokenizer_free(ts_tokenizer *t); /* NULL is fine */

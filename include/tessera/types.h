@@ -23,6 +23,8 @@ typedef struct ts_stream ts_stream;
  * Quantizers, norms, softmax, losses and optimizers are float32 always. */
 typedef enum { TS_MATH_F32, TS_MATH_BF16 } ts_math;
 
+enum { TS_ABOUT = 320 }; /* bytes of a line about a device */
+
 /* Limits that let small structs travel by value into a kernel launch. */
 enum {
     TS_MAX_D = 16,      /* channels of a scalar quantizer                          */

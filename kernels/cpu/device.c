@@ -2,6 +2,7 @@
 #include "kernels/cpu/device.h"
 
 #include <omp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,10 +11,64 @@
 
 enum { ALIGN = 256, CHUNK = 1 << 20 };
 
+/* "AMD EPYC 7B13" of Linux on x86; "CPU" elsewhere. */
+static void find_model(char model[128])
+{
+    char line[256];
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    strcpy(model, "CPU");
+    while (f && fgets(line, sizeof line, f)) {
+        const char *colon = strstr(line, ": ");
+        if (strncmp(line, "model name", 10) != 0 || !colon) continue;
+        size_t n = strcspn(colon + 2, "\n");
+        while (n > 0 && colon[1 + n] == ' ') n--;
+        if (n > 0) snprintf(model, 128, "%.*s", (int)n, colon + 2);
+        break;
+    }
+    if (f) fclose(f);
+    for (char *c = model; *c; c++)
+        if (*c == '\t') *c = ' ';
+}
+
+/* The most that oneDNN makes use of here. */
+static const char *instruction_set(void)
+{
+    static const struct {
+        dnnl_cpu_isa_t isa;
+        const char *name;
+    } names[] = { { dnnl_cpu_isa_sse41, "SSE4.1" },
+                  { dnnl_cpu_isa_avx, "AVX" },
+                  { dnnl_cpu_isa_avx2, "AVX2" },
+                  { dnnl_cpu_isa_avx2_vnni, "AVX2 with VNNI" },
+                  { dnnl_cpu_isa_avx512_core, "AVX-512" },
+                  { dnnl_cpu_isa_avx512_core_vnni, "AVX-512 with VNNI" },
+                  { dnnl_cpu_isa_avx512_core_bf16, "AVX-512 with BF16" },
+                  { dnnl_cpu_isa_avx512_core_amx, "AVX-512 with AMX" } };
+    const dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (names[i].isa == isa) return names[i].name;
+    return "no SIMD that oneDNN names";
+}
+
+static ts_status no_such_cpu(int index)
+{
+    return ts_fail(TS_E_DEVICE, "cpu:%d does not exist, the only device of this kind is cpu:0", index);
+}
+
+ts_status about_cpu(int index, char text[TS_ABOUT])
+{
+    if (index != 0) return no_such_cpu(index);
+    char model[128];
+    find_model(model);
+    const int threads = omp_get_max_threads();
+    snprintf(text, TS_ABOUT, "%s, %d thread%s, %s", model, threads, threads == 1 ? "" : "s", instruction_set());
+    return TS_OK;
+}
+
 ts_status stream_new_cpu(ts_stream **s, int index, int threads)
 {
     *s = NULL;
-    if (index != 0) return ts_fail(TS_E_DEVICE, "cpu:%d does not exist, the only device of this kind is cpu:0", index);
+    if (index != 0) return no_such_cpu(index);
     if (threads < 0) return ts_fail(TS_E_ARG, "threads is %d, expected 0 (all) or more", threads);
 
     ts_stream *n = calloc(1, sizeof *n);

@@ -1,9 +1,13 @@
 /* device.cu - streams and memory of the CUDA backend. Contract: device.h, tessera/backend.h. */
 #include "kernels/cuda/device.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "kernels/cuda/launch.cuh"
+
+enum { OLDEST = 8 }; /* major compute capability that kernels are compiled for */
+static const double MIB = 1 << 20;
 
 ts_status ts_cuda(cudaError_t e, const char *what)
 {
@@ -11,25 +15,34 @@ ts_status ts_cuda(cudaError_t e, const char *what)
     return ts_fail(e == cudaErrorMemoryAllocation ? TS_E_NOMEM : TS_E_DEVICE, "%s: %s", what, cudaGetErrorString(e));
 }
 
-static ts_status find_device(int index)
+static ts_status find_device(int index, cudaDeviceProp *p)
 {
-    int n = 0, major = 0;
+    int n = 0;
     const cudaError_t e = cudaGetDeviceCount(&n);
     if (e != cudaSuccess) return ts_fail(TS_E_DEVICE, "no CUDA device can be used: %s", cudaGetErrorString(e));
     if (index < 0 || index >= n)
         return ts_fail(TS_E_DEVICE, "cuda:%d does not exist, this machine has cuda:0 to cuda:%d", index, n - 1);
-    TS_TRY(ts_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "cuda device"));
-    if (major < 8)
-        return ts_fail(TS_E_DEVICE, "cuda:%d has compute capability %d.x, this build needs 8.0 or newer", index, major);
-    return ts_cuda(cudaSetDevice(index), "cuda device");
+    return ts_cuda(cudaGetDeviceProperties(p, index), "cuda device");
 }
 
-static ts_status find_limits(ts_stream *s)
+ts_status about_cuda(int index, char text[TS_ABOUT])
 {
-    int bytes = 0;
-    TS_TRY(ts_cuda(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, s->index), "cuda device"));
-    s->most_shared = (size_t)bytes;
+    cudaDeviceProp p;
+    TS_TRY(find_device(index, &p));
+    snprintf(text, TS_ABOUT, "%s, %.1f GiB, compute capability %d.%d%s", p.name, (double)p.totalGlobalMem / (1 << 30),
+             p.major, p.minor, p.major < OLDEST ? " (too old for this build)" : "");
     return TS_OK;
+}
+
+static ts_status take_device(ts_stream *s)
+{
+    cudaDeviceProp p;
+    TS_TRY(find_device(s->index, &p));
+    if (p.major < OLDEST)
+        return ts_fail(TS_E_DEVICE, "cuda:%d has compute capability %d.%d, this build needs %d.0 or newer", s->index,
+                       p.major, p.minor, OLDEST);
+    s->most_shared = p.sharedMemPerBlockOptin;
+    return ts_cuda(cudaSetDevice(s->index), "cuda device");
 }
 
 static ts_status open_blas(ts_stream *s)
@@ -45,8 +58,7 @@ static ts_status open_blas(ts_stream *s)
 
 static ts_status open_stream(ts_stream *s)
 {
-    TS_TRY(find_device(s->index));
-    TS_TRY(find_limits(s));
+    TS_TRY(take_device(s));
     TS_TRY(ts_cuda(cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking), "cuda stream"));
     TS_TRY(ts_cuda(cudaMalloc((void **)&s->bad_draw, sizeof *s->bad_draw), "cuda stream"));
     TS_TRY(ts_cuda(cudaMemsetAsync(s->bad_draw, 0xff, sizeof *s->bad_draw, s->stream), "cuda stream"));
@@ -101,8 +113,8 @@ ts_status mem_alloc_cuda(ts_stream *s, void **p, size_t bytes)
     cudaGetLastError(); /* the failure is dealt with, later calls shall not report it */
     cudaMemGetInfo(&room, &total);
     return ts_fail(e == cudaErrorMemoryAllocation ? TS_E_NOMEM : TS_E_DEVICE,
-                   "cuda:%d: %zu bytes were asked for, %zu of %zu are free (%s); a smaller batch needs less", s->index,
-                   bytes, room, total, cudaGetErrorString(e));
+                   "cuda:%d: %.1f MiB were asked for, %.1f of %.1f MiB are free (%s); a smaller batch needs less",
+                   s->index, (double)bytes / MIB, (double)room / MIB, (double)total / MIB, cudaGetErrorString(e));
 }
 
 void mem_free_cuda(ts_stream *s, void *p)

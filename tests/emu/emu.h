@@ -54,7 +54,8 @@ void run_kernel(const launch_request &r);
 /* memory.cpp. With TS_EMU_GUARD device memory is inaccessible to the host except between open and close. */
 void *device_alloc(size_t bytes); /* NULL if there is no more */
 void device_free(void *p);
-size_t device_room();
+size_t device_memory(); /* all there is: TS_EMU_MEMORY bytes, 16 GiB without it */
+size_t device_room();   /* what of it is free */
 void open_memory();
 void close_memory();
 /* All of [p, p + bytes) must be allocated device memory; for reading it must have been written, writing marks it so. */

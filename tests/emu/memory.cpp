@@ -40,6 +40,7 @@ enum : unsigned char { NOTHING = 0, ALLOCATED = 1, WRITTEN = 2 };
 char *arena;
 unsigned char *shadow;
 size_t top;   /* bytes of the arena in use or used */
+size_t taken; /* bytes in use */
 bool guarded; /* the host may not touch device memory */
 std::map<size_t, size_t> blocks;
 
@@ -185,8 +186,9 @@ void *device_alloc(size_t bytes)
 {
     start();
     const size_t at = top + GAP, next = (at + bytes + GAP - 1) / GAP * GAP;
-    if (bytes > ARENA - GAP || next > ARENA - PAGE) return nullptr;
+    if (bytes > device_room() || next > ARENA - PAGE) return nullptr;
     top = next;
+    taken += bytes;
     blocks[at] = bytes;
     memset(shadow + at, CALLBACKS ? ALLOCATED : WRITTEN, bytes);
     ASAN_POISON_MEMORY_REGION(arena + at + bytes, next - at - bytes + GAP);
@@ -199,14 +201,22 @@ void device_free(void *p)
     auto b = blocks.find(at);
     if (b == blocks.end() || shadow[at] == NOTHING) fatal("cudaFree of %p, which is not allocated", p);
     memset(shadow + at, NOTHING, b->second);
+    taken -= b->second;
     const size_t first = (at + PAGE - 1) / PAGE * PAGE, last = (at + b->second) / PAGE * PAGE;
     if (last > first) madvise(arena + first, last - first, MADV_DONTNEED);
     ASAN_POISON_MEMORY_REGION(p, b->second);
 }
 
+size_t device_memory()
+{
+    const char *text = getenv("TS_EMU_MEMORY");
+    return text ? (size_t)atoll(text) : ARENA;
+}
+
 size_t device_room()
 {
-    return ARENA - PAGE - GAP - top;
+    const size_t all = device_memory();
+    return taken < all ? all - taken : 0;
 }
 
 /* The pages that have been used, open or closed to the host: dear, so only on demand. */

@@ -130,18 +130,25 @@ cudaError_t cudaSetDevice(int device)
     return device >= 0 && device < n ? cudaSuccess : cudaErrorInvalidDevice;
 }
 
-/* TS_EMU_SHARED: bytes of shared memory that a block can have, less on some devices than on sm_80. */
-cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int)
+/* TS_EMU_SHARED: bytes of shared memory that a block can have, less on some devices than on sm_80. TS_EMU_CAPABILITY:
+ * ten times the compute capability. */
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device)
 {
-    const char *text = getenv("TS_EMU_SHARED");
-    *value = attribute == cudaDevAttrComputeCapabilityMajor ? 8 : text ? atoi(text) : (int)emu::MAX_SHARED;
-    return cudaSuccess;
+    const char *shared = getenv("TS_EMU_SHARED"), *capability = getenv("TS_EMU_CAPABILITY");
+    const int tens = capability ? atoi(capability) : 80;
+    *p = {};
+    strcpy(p->name, "emulated device");
+    p->totalGlobalMem = emu::device_memory();
+    p->sharedMemPerBlockOptin = shared ? (size_t)atoi(shared) : (size_t)emu::MAX_SHARED;
+    p->major = tens / 10;
+    p->minor = tens % 10;
+    return cudaSetDevice(device);
 }
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
     *free_bytes = emu::device_room();
-    *total = (size_t)16 << 30;
+    *total = emu::device_memory();
     return cudaSuccess;
 }
 

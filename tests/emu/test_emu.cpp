@@ -431,12 +431,52 @@ START_TEST(devices)
     setenv("TS_EMU_DEVICES", "2", 1);
     ck_assert_int_eq(stream_new_cuda(&s, 2, 0), TS_E_DEVICE);
     ck_assert_msg(strstr(ts_error(), "cuda:2 does not exist"), "%s", ts_error());
+    ck_assert_int_eq(stream_new_cuda(&s, -1, 0), TS_E_DEVICE);
     ck_assert_int_eq(stream_new_cuda(&s, 1, 0), TS_OK);
-    void *p;
-    ck_assert_int_eq(mem_alloc_cuda(s, &p, (size_t)1 << 40), TS_E_NOMEM);
-    ck_assert_msg(strstr(ts_error(), "1099511627776 bytes were asked for"), "%s", ts_error());
     stream_free_cuda(s);
     stream_free_cuda(nullptr);
+    setenv("TS_EMU_CAPABILITY", "75", 1);
+    ck_assert_int_eq(stream_new_cuda(&s, 1, 0), TS_E_DEVICE);
+    ck_assert_str_eq(ts_error(), "cuda:1 has compute capability 7.5, this build needs 8.0 or newer");
+}
+END_TEST
+
+START_TEST(about)
+{
+    char text[TS_ABOUT] = "";
+    ck_assert_int_eq(about_cuda(0, text), TS_OK);
+    ck_assert_str_eq(text, "emulated device, 16.0 GiB, compute capability 8.0");
+    ck_assert_int_eq(about_cuda(1, text), TS_E_DEVICE);
+    ck_assert_int_eq(about_cuda(-1, text), TS_E_DEVICE);
+    setenv("TS_EMU_DEVICES", "2", 1);
+    setenv("TS_EMU_CAPABILITY", "75", 1);
+    ck_assert_int_eq(about_cuda(1, text), TS_OK);
+    ck_assert_str_eq(text, "emulated device, 16.0 GiB, compute capability 7.5 (too old for this build)");
+    setenv("TS_EMU_DEVICES", "-1", 1);
+    ck_assert_int_eq(about_cuda(0, text), TS_E_DEVICE);
+}
+END_TEST
+
+/* What is free counts what was freed; the message says how much was wanted, and what helps. */
+START_TEST(out_of_memory)
+{
+    const size_t mib = 1 << 20;
+    setenv("TS_EMU_MEMORY", "67108864", 1);
+    setenv("TS_EMU_DEVICES", "4", 1);
+    ck_assert_int_eq(stream_new_cuda(&s, 3, 0), TS_OK);
+    void *a, *b;
+    ck_assert_int_eq(mem_alloc_cuda(s, &a, 40 * mib), TS_OK);
+    ck_assert_int_eq(mem_alloc_cuda(s, &b, 24 * mib), TS_E_NOMEM);
+    ck_assert_ptr_null(b);
+    ck_assert_str_eq(ts_error(), "cuda:3: 24.0 MiB were asked for, 24.0 of 64.0 MiB are free (out of memory); "
+                                 "a smaller batch needs less");
+    ck_assert_int_eq(mem_alloc_cuda(s, &b, 23 * mib), TS_OK);
+    mem_free_cuda(s, a);
+    ck_assert_int_eq(mem_alloc_cuda(s, &a, (size_t)1 << 40), TS_E_NOMEM);
+    ck_assert_str_eq(ts_error(), "cuda:3: 1048576.0 MiB were asked for, 41.0 of 64.0 MiB are free (out of memory); "
+                                 "a smaller batch needs less");
+    mem_free_cuda(s, b);
+    stream_free_cuda(s);
 }
 END_TEST
 
@@ -445,7 +485,7 @@ int main()
     Suite *u = suite_create("emu");
     TCase *c = tcase_create("emu");
     tcase_set_timeout(c, 120);
-    const TTest *const tests[] = { barriers, warps, memory, limits, streams, seeds, devices };
+    const TTest *const tests[] = { barriers, warps, memory, limits, streams, seeds, devices, about, out_of_memory };
     for (const TTest *t : tests) tcase_add_test(c, t);
     suite_add_tcase(u, c);
     SRunner *r = srunner_create(u);

@@ -141,6 +141,44 @@ T_TEST(scarce)
     ts_device_close(d);
 }
 
+/* What is listed can be opened under the name it is listed with. */
+T_TEST(listed)
+{
+    (void)s;
+    char spec[32], about[TS_ABOUT];
+    int n = 0, mine = 0;
+    for (; ts_device_at(n, spec, about); n++) {
+        ts_device *d;
+        T_OK(ts_device_open(&d, spec, 1, TS_MATH_F32));
+        if (n == 0) T_TRUE(strcmp(spec, "cpu") == 0);
+        T_TRUE(*about && !strpbrk(about, "\t\n"));
+        mine += d->be == be;
+        ts_device_close(d);
+    }
+    T_TRUE(n > 0 && mine > 0 && ts_device_at(n + 1, spec, about) == 0 && ts_device_at(-1, spec, about) == 0);
+    T_STATUS(TS_E_DEVICE, be->about(9999, about));
+    T_STATUS(TS_E_DEVICE, be->about(-1, about));
+}
+
+/* Two emulated devices, both listed. */
+T_TEST(listed_by_number)
+{
+    if (strcmp(be->name, "emu") != 0) return;
+    (void)s;
+    char spec[32], about[TS_ABOUT];
+    setenv("TS_EMU_DEVICES", "2", 1);
+    for (int i = 0; i < 2; i++) {
+        T_TRUE(ts_device_at(1 + i, spec, about));
+        ck_assert_str_eq(spec, i ? "emu:1" : "emu:0");
+        ck_assert_str_eq(about, "emulated device, 16.0 GiB, compute capability 8.0");
+        ts_device *d;
+        T_OK(ts_device_open(&d, spec, 1, TS_MATH_F32));
+        T_EQI(d->index, i);
+        ts_device_close(d);
+    }
+    T_EQI(ts_device_at(3, spec, about), 0);
+}
+
 int main(void)
 {
     Suite *u = t_suite("device");
@@ -149,5 +187,7 @@ int main(void)
     T_ADD1(u, sizes);
     T_ADD1(u, reuse);
     T_ADD1(u, scarce);
+    T_ADD(u, listed);
+    T_ADD(u, listed_by_number);
     return t_run(u);
 }

@@ -285,6 +285,29 @@ T_TEST(demo_models)
     close_twins(&w);
 }
 
+/* A batch that a device has no room for is one line, and the next, smaller one is as if nothing had happened. */
+T_TEST(too_large_a_batch)
+{
+    (void)s;
+    if (strcmp(be->name, "emu") != 0) return;
+    enum { MANY = 64 };
+    setenv("TS_EMU_MEMORY", "8388608", 1);
+    twins w = open_twins(be);
+    ts_tokenizer_config c = tiny_tokenizer_config(TINY_RESIDUAL_FSQ, "[1,2]", 8);
+    ts_tokenizer *t[2] = { tiny_tokenizer(w.d[0], &c, 0), tiny_tokenizer(w.d[1], &c, 0) };
+    const float *images = tiny_pictures(MANY);
+    int32_t tokens[2][MANY * 85];
+    T_OK(ts_tokenizer_encode(t[0], images, MANY, tokens[0]));
+    for (int turn = 0; turn < 2; turn++) {
+        T_STATUS(TS_E_NOMEM, ts_tokenizer_encode(t[1], images, MANY, tokens[1]));
+        T_TRUE(strstr(ts_error(), "of 8.0 MiB are free (out of memory); a smaller batch needs less") != NULL);
+        T_OK(ts_tokenizer_encode(t[1], images, 2, tokens[1]));
+        T_TRUE(memcmp(tokens[0], tokens[1], 2 * 85 * sizeof **tokens) == 0);
+    }
+    for (int j = 0; j < 2; j++) ts_tokenizer_free(t[j]);
+    close_twins(&w);
+}
+
 int main(void)
 {
     Suite *u = t_suite("twins");
@@ -292,5 +315,6 @@ int main(void)
     T_ADD(u, tokenizer_steps);
     T_ADD(u, generator_steps);
     T_ADD(u, demo_models);
+    T_ADD(u, too_large_a_batch);
     return t_run(u);
 }
