@@ -175,11 +175,22 @@ static ts_status check_metadata(const ts_st_file *f, json_t *metadata)
     return TS_OK;
 }
 
+/* A checkpoint of PyTorch: a zip archive, or before version 1.6 a pickle. Such bytes can be the length of a header, too: then
+ * the header follows them. */
+static int is_pth(const ts_st_file *f)
+{
+    if (memcmp(f->bytes, "PK\3\4", 4) != 0 && memcmp(f->bytes, "\x80\2", 2) != 0) return 0;
+    return f->n > PREFIX && !memchr("{ \t\r\n", f->bytes[PREFIX], 5);
+}
+
 static ts_status read_header(ts_st_file *f, size_t *start)
 {
     uint64_t length;
     if (f->n < PREFIX) return ts_fail(TS_E_DATA, "%s: has %zu bytes, too few for a safetensors file", f->path, f->n);
     memcpy(&length, f->bytes, PREFIX);
+    if (is_pth(f))
+        return ts_fail(TS_E_DATA, "%s: is a zip archive or a pickle like PyTorch's .pth files, expected safetensors: convert it "
+                                  "with tools/convert_var.py", f->path);
     if (length > HEADER_READ)
         return ts_fail(TS_E_DATA, "%s: is not a safetensors file: header of %" PRIu64 " bytes, expected at most %d",
                        f->path, length, HEADER_READ);

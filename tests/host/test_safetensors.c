@@ -127,6 +127,31 @@ T_TEST(length_field)
     }
 }
 
+/* Checkpoints of PyTorch are named as such; a header whose length begins with the same bytes is not one. */
+T_TEST(pth_files)
+{
+    (void)be, (void)s;
+    static const char *const begins[] = { "PK\3\4\0\0\10\10\0\0", "PK\3\4\24\0\0\0\10\0", "\x80\2\x8a\nl\xfc\x9c\x46\xf9 ",
+                                          "\x80\2}q\0.\0\0\0\0" };
+    ts_st_file *f;
+    for (int i = 0; i < 4; i++) {
+        char *bytes = t_alloc(10);
+        memcpy(bytes, begins[i], 10);
+        T_STATUS(TS_E_DATA, ts_st_open_memory(&f, "FILE", bytes, 10));
+        ck_assert_msg(strstr(ts_error(), "convert it with tools/convert_var.py") != NULL, "%d: %s", i, ts_error());
+    }
+    T_STATUS(TS_E_DATA, ts_st_open_memory(&f, "FILE", "\x80\2\0\0\0\0\0\0{}", 10)); /* cut off in its header of 640 bytes */
+    T_TRUE(strstr(ts_error(), "ends after the file") != NULL);
+    char header[641];
+    snprintf(header, sizeof header, "%-640s", "{}");
+    T_OK(try(header, 0));
+    snprintf(header, sizeof header, "%-640s", " {}");
+    T_OK(try(header, 0));
+    T_OK(ts_file_replace(IN("x.pth"), begins[0], 10));
+    T_STATUS(TS_E_DATA, ts_st_open(&f, IN("x.pth")));
+    T_TRUE(strstr(ts_error(), "x.pth: is a zip archive or a pickle") != NULL);
+}
+
 T_TEST(what_is_handed_out)
 {
     (void)be, (void)s;
@@ -386,6 +411,7 @@ int main(void)
     T_ADD1(u, refused_headers);
     T_ADD1(u, accepted_headers);
     T_ADD1(u, length_field);
+    T_ADD1(u, pth_files);
     T_ADD1(u, what_is_handed_out);
     T_ADD1(u, corpus);
     T_ADD1(u, files_that_cannot_be_read);
