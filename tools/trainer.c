@@ -248,12 +248,12 @@ static ts_status one_step(trainer *t, double *lr)
     double warm = (1 + (double)t->step) / (10 + (double)t->step);
     ts_adamw a = { (float)*lr, (float)t->c.beta1, (float)t->c.beta2, 1e-8f, (float)t->c.weight_decay, (float)t->c.clip,
                    (float)fmin(t->c.ema, warm), t->step + 1 };
-    float norm;
-    TS_TRY(ts_params_step(t->params, &a, &norm));
+    float gradient;
+    TS_TRY(ts_params_step(t->params, &a, &gradient));
     t->step++;
     t->count++;
-    if (isfinite(norm)) {
-        trainer_mean(t, "grad_norm", norm);
+    if (isfinite(gradient)) {
+        trainer_mean(t, "grad_norm", gradient);
         t->skipped_in_a_row = 0;
         return TS_OK;
     }
