@@ -17,7 +17,7 @@ enum { TS_PROFILE_MAX = 64 };
 typedef struct {
     const char *name; /* of the backend's member, "conv2d_fwd" */
     int64_t calls;
-    double seconds;
+    double seconds, flops; /* flops: of products (linear, convolution, attention); other functions count none */
 } ts_profile_line;
 
 /* TS_E_BUSY if a profile is on already. */

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "host/log.h"
+
 /* --- parameters --- */
 
 static ts_status declare(ts_generator *m)
@@ -297,6 +299,7 @@ typedef struct {
     modulation mod;
     kv_cache cache;
     ts_tensor *f_hat;
+    double last; /* when the part before ended */
 } run;
 
 static ts_tensor *draw(const run *r, ts_tensor *logits, int k)
@@ -333,6 +336,15 @@ static ts_tensor *sample_scale(run *r, ts_tensor *x, int k, int32_t *tokens)
     return quantizer_add(g, &r->t->q, r->f_hat, quantizer_lookup(g, &r->t->q, idx, k), k);
 }
 
+/* The time since *last goes to part i. */
+static void count_time(ts_generator *m, int i, double *last)
+{
+    if (!m->seconds || m->d->be->stream_sync(m->d->s) != TS_OK) return;
+    double now = ts_seconds();
+    m->seconds[i] += now - *last;
+    *last = now;
+}
+
 static void sample_scales(run *r, const int32_t *labels, int32_t *tokens)
 {
     ts_generator *m = r->m;
@@ -353,6 +365,7 @@ static void sample_scales(run *r, const int32_t *labels, int32_t *tokens)
             if (r->guided) x = tg_twice(g, tg_move(x));
         }
         next = tg_leave(g, scope, sample_scale(r, x, k, tokens));
+        count_time(m, k, &r->last);
     }
 }
 
@@ -371,11 +384,12 @@ ts_status ts_generator_sample(ts_generator *m, ts_tokenizer *t, const int32_t *l
         all[b] = labels[b];
         all[B + b] = m->c.num_classes;
     }
-    run r = { .m = m, .t = t, .B = B, .guided = guided, .o = o };
+    run r = { .m = m, .t = t, .B = B, .guided = guided, .o = o, .last = ts_seconds() };
     ts_graph_reset(m->g);
     sample_scales(&r, all, tokens);
     free(all);
     if (images) tg_download(m->g, images, tokenizer_decode(m->g, t, tg_move(r.f_hat)));
+    count_time(m, m->p.K, &r.last);
     ts_status st = ts_graph_status(m->g);
     ts_graph_reset(m->g);
     return st;

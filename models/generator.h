@@ -26,6 +26,7 @@ struct ts_generator {
     ts_tensor *digit_bias, *digit_embed, *digit_weight, *digit_logit;
     char tokenizer_hash[17]; /* of the tokenizer it was trained with, "" if unknown */
     char **classes;          /* num_classes names, or NULL */
+    double *seconds;         /* K+1 numbers to which sampling adds the time of each scale and of decoding; NULL: no waiting */
 };
 
 ts_status ts_generator_new(ts_generator **m, ts_device *d, const ts_generator_config *c, int training, uint64_t seed);

@@ -34,6 +34,9 @@ void bench_fill(float *x, int64_t n, uint64_t seed);
  * divide by. */
 void bench_profile(json_t *o, int64_t per, const char *what);
 
+/* flop/s of a large square product in the dtype of the device: what shares of the peak refer to. */
+ts_status bench_product_peak(double *flops, ts_device *d, double seconds);
+
 ts_status bench_kernels(bench_options *o, ts_device *d);
 ts_status bench_tokenize(bench_options *o, ts_device *d);
 ts_status bench_sample(bench_options *o, ts_device *d);

@@ -131,9 +131,23 @@ static ts_status run_copy(kernel *k)
     return k->be->copy(k->s, k->p[0], k->p[1], COPY_BYTES);
 }
 
+ts_status bench_product_peak(double *flops, ts_device *d, double seconds)
+{
+    kernel product = { .be = d->be, .s = d->s, .math = d->math };
+    bench_time t;
+    ts_status st = TS_OK;
+    const kernel_case *linear = KERNEL_CASES;
+    while (strcmp(linear->name, "linear_fwd") != 0) linear++;
+    linear->make(&product, d, &st, (int64_t[]){ MATMUL, MATMUL, MATMUL });
+    if (st == TS_OK) st = bench_measure(&t, run_and_wait, &product, seconds);
+    if (st == TS_OK) *flops = product.flops / t.median;
+    drop_buffers(&product, d);
+    return st;
+}
+
 static ts_status measure_peaks(peaks *p, ts_device *d, double seconds)
 {
-    kernel copy = { .be = d->be, .s = d->s, .run = run_copy }, product = { .be = d->be, .s = d->s, .math = d->math };
+    kernel copy = { .be = d->be, .s = d->s, .run = run_copy };
     bench_time t;
     ts_status st = TS_OK;
     for (int i = 0; i < 2; i++) new_buffer(&copy, d, &st, KERNEL_OUT, (int64_t)(COPY_BYTES / sizeof(float)));
@@ -141,13 +155,7 @@ static ts_status measure_peaks(peaks *p, ts_device *d, double seconds)
     if (st == TS_OK) st = bench_measure(&t, run_and_wait, &copy, seconds);
     if (st == TS_OK) p->copy = 2.0 * (double)COPY_BYTES / t.median;
     drop_buffers(&copy, d);
-    const kernel_case *linear = KERNEL_CASES;
-    while (strcmp(linear->name, "linear_fwd") != 0) linear++;
-    if (st == TS_OK) linear->make(&product, d, &st, (int64_t[]){ MATMUL, MATMUL, MATMUL });
-    if (st == TS_OK) st = bench_measure(&t, run_and_wait, &product, seconds);
-    if (st == TS_OK) p->flops = product.flops / t.median;
-    drop_buffers(&product, d);
-    return st;
+    return st == TS_OK ? bench_product_peak(&p->flops, d, seconds) : st;
 }
 
 static void report_kernel(bench_options *o, const kernel_case *c, const kernel *k, const char *verdict,

@@ -1,7 +1,9 @@
 /* bench_models.c - speed of the models: tokenizing and decoding, sampling, training. Contract: bench.h. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "host/file.h"
 #include "host/log.h"
@@ -21,6 +23,7 @@ typedef struct {
     float *images, *out;
     int32_t *tokens, *labels;
     double part[3]; /* of training: forward, backward, optimizer; seconds, summed */
+    double peak;    /* flop/s of a large product, measured at the start */
 } models;
 
 static void close_models(models *m)
@@ -49,13 +52,30 @@ static ts_status fill(models *m, int num_classes)
     return TS_OK;
 }
 
+/* What one call of f multiplies and adds. */
+static ts_status count_flops(models *m, bench_fn *f, double *flops)
+{
+    ts_profile_line line[TS_PROFILE_MAX];
+    double wall;
+    *flops = 0;
+    if (!m->o->profile) TS_TRY(ts_profile_begin(m->d));
+    ts_profile_reset();
+    ts_status st = f(m);
+    for (int i = ts_profile_read(line, &wall) - 1; i >= 0; i--) *flops += line[i].flops;
+    if (!m->o->profile) ts_profile_end(m->d);
+    return st;
+}
+
 /* Measure f and report pictures and tokens per second. */
 static ts_status stage(models *m, const char *name, bench_fn *f)
 {
     bench_time t;
-    TS_TRY(f(m)); /* primitives are made and memory is taken: not what a profile should show */
+    double flops;
+    if (m->peak <= 0) TS_TRY(bench_product_peak(&m->peak, m->d, m->o->seconds));
+    TS_TRY(count_flops(m, f, &flops)); /* primitives are made and memory is taken: not what a profile should show */
     m->calls = 0;
     memset(m->part, 0, sizeof m->part);
+    if (m->m && m->m->seconds) memset(m->m->seconds, 0, (TS_MAX_SCALES + 1) * sizeof *m->m->seconds);
     ts_profile_reset();
     TS_TRY(bench_measure(&t, f, m, m->o->seconds));
     double images = (double)m->B / t.median, tokens = images * m->t->q.p.T;
@@ -64,13 +84,91 @@ static ts_status stage(models *m, const char *name, bench_fn *f)
         line = json_pack("{s:s,s:I,s:i,s:f,s:f,s:f,s:f,s:f}", "stage", name, "batch", (json_int_t)m->B, "samples", t.n,
                          "median_ms", t.median * 1e3, "p10_ms", t.p10 * 1e3, "p90_ms", t.p90 * 1e3, "images_per_s",
                          images, "tokens_per_s", tokens);
+        json_object_update_new(line, json_pack("{s:f,s:f,s:f}", "tflop", flops / 1e12, "tflop_s", flops / t.median / 1e12,
+                                               "share_product", flops / t.median / m->peak));
         json_array_append_new(m->o->results, line);
     } else {
         printf("%-10s batch %-5lld%10.3f ms (p10 %.3f, p90 %.3f, n %d)%10.1f pictures/s%11.0f tokens/s\n", name,
                (long long)m->B, t.median * 1e3, t.p10 * 1e3, t.p90 * 1e3, t.n, images, tokens);
+        printf("%-10s %.3f TFLOP, %.3f TFLOP/s, %.0f %% of a large product (%.3f TFLOP/s)\n", "", flops / 1e12,
+               flops / t.median / 1e12, 100 * flops / t.median / m->peak, m->peak / 1e12);
     }
     if (m->o->profile) bench_profile(line, m->calls, name);
     return TS_OK;
+}
+
+/* Bytes of memory that belong to no file, the line RssAnon of Linux; 0 elsewhere. The device keeps what it once took, so after a
+ * stage this is the most that the stages so far used. */
+static double anonymous_memory(void)
+{
+    FILE *f = fopen("/proc/self/status", "r");
+    char text[256];
+    double kb = 0;
+    while (f && fgets(text, sizeof text, f))
+        if (sscanf(text, "RssAnon: %lf", &kb) == 1) break;
+    if (f) fclose(f);
+    return kb * 1024;
+}
+
+static void report_memory(const models *m)
+{
+    if (m->o->results)
+        json_array_append_new(m->o->results, json_pack("{s:s,s:f}", "part", "memory", "anonymous_bytes", anonymous_memory()));
+    else
+        printf("%-10s %.2f GB beside mapped files\n", "memory", anonymous_memory() / 1e9);
+}
+
+/* --- reading and writing pictures --- */
+
+typedef struct {
+    ts_image im;
+    int side;
+    char path[64];
+} picture_file;
+
+static ts_status write_picture(void *context)
+{
+    picture_file *p = context;
+    return ts_image_write_png(p->path, &p->im, NULL, 0);
+}
+
+static ts_status read_picture(void *context)
+{
+    picture_file *p = context;
+    ts_image im, out;
+    TS_TRY(ts_image_read(&im, p->path));
+    ts_status st = ts_image_preprocess(&out, &im, TS_PREPROCESS_VAR, p->side, NULL, p->path);
+    ts_image_free(&im);
+    if (st == TS_OK) ts_image_free(&out);
+    return st;
+}
+
+static ts_status time_picture(models *m, const char *name, bench_fn *f, picture_file *p)
+{
+    bench_time t;
+    TS_TRY(bench_measure(&t, f, p, m->o->seconds));
+    if (m->o->results)
+        json_array_append_new(m->o->results, json_pack("{s:s,s:f}", "part", name, "mean_ms", t.median * 1e3));
+    else
+        printf("%-10s one picture %10.3f ms, on one thread\n", name, t.median * 1e3);
+    return TS_OK;
+}
+
+/* One PNG of the model's size, of smooth colours and some noise, as pictures have. */
+static ts_status bench_pictures(models *m)
+{
+    picture_file p = { .side = m->t->c.image_size, .path = "/tmp/tessera-bench-XXXXXX" };
+    int fd = mkstemp(p.path);
+    if (fd < 0) return ts_fail(TS_E_IO, "%s: %s", p.path, strerror(errno));
+    close(fd);
+    size_t n = (size_t)p.side * (size_t)p.side * 3;
+    p.im = (ts_image){ p.side, p.side, malloc(n) };
+    for (size_t i = 0; p.im.rgb && i < n; i++) p.im.rgb[i] = (uint8_t)(i / 3 % (size_t)p.side / 2 + i * 2654435761u % 1024 / 64);
+    ts_status st = p.im.rgb ? time_picture(m, "write PNG", write_picture, &p) : ts_fail(TS_E_NOMEM, "out of host memory");
+    if (st == TS_OK) st = time_picture(m, "read PNG", read_picture, &p);
+    ts_image_free(&p.im);
+    unlink(p.path);
+    return st;
 }
 
 /* --- tokenize --- */
@@ -96,6 +194,8 @@ ts_status bench_tokenize(bench_options *o, ts_device *d)
     if (st == TS_OK) st = fill(&m, 1);
     if (st == TS_OK) st = stage(&m, "encode", encode);
     if (st == TS_OK) st = stage(&m, "decode", decode);
+    if (st == TS_OK) st = bench_pictures(&m);
+    if (st == TS_OK) report_memory(&m);
     close_models(&m);
     return st;
 }
@@ -121,15 +221,34 @@ static ts_status sample_pictures(void *context)
     return sample(context, ((models *)context)->out);
 }
 
+/* Where the time of a batch went: scale by scale, and decoding. */
+static void report_scales(const models *m)
+{
+    int K = m->m->p.K;
+    for (int k = 0; k <= K; k++) {
+        char name[32] = "decode";
+        double ms = m->m->seconds[k] / (double)m->calls * 1e3;
+        if (k < K) snprintf(name, sizeof name, "scale %d, %d x %d", k, m->m->c.side[k], m->m->c.side[k]);
+        if (m->o->results)
+            json_array_append_new(m->o->results, json_pack("{s:s,s:f}", "part", name, "mean_ms", ms));
+        else
+            printf("  %-22s%24.3f ms\n", name, ms);
+    }
+}
+
 ts_status bench_sample(bench_options *o, ts_device *d)
 {
+    double seconds[TS_MAX_SCALES + 1] = { 0 };
     models m = { .o = o, .d = d, .B = o->batch };
     ts_status st = ts_tokenizer_load(&m.t, d, o->tokenizer);
     if (st == TS_OK) st = ts_generator_load(&m.m, d, o->generator);
     if (st == TS_OK) st = ts_generator_fits(m.m, m.t, o->tokenizer);
     if (st == TS_OK) st = fill(&m, m.m->c.num_classes);
+    if (st == TS_OK) m.m->seconds = seconds;
     if (st == TS_OK) st = stage(&m, "tokens", sample_tokens);
     if (st == TS_OK) st = stage(&m, "pictures", sample_pictures);
+    if (st == TS_OK) report_scales(&m);
+    if (st == TS_OK) report_memory(&m);
     close_models(&m);
     return st;
 }

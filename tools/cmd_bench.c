@@ -79,7 +79,7 @@ int cmd_bench(int argc, char **argv)
     const opt_command command = {
         "bench", "kernels|tokenize|sample|train",
         "Measure speed: every kernel at the shapes of the models, tokenizing and decoding, sampling, or "
-        "training steps. Pictures are random numbers in memory; reading files is not measured.",
+        "training steps. Pictures are random numbers in memory.",
         1, 1
     };
     const opt options[] = {
