@@ -5,6 +5,7 @@
 
 #include "host/file.h"
 #include "host/log.h"
+#include "host/npz.h"
 #include "models/generator.h"
 #include "tools/class_list.h"
 #include "tools/commands.h"
@@ -30,6 +31,7 @@ typedef struct {
     int64_t each, extra, total; /* pictures: of a class; classes at the front that have one more; of all classes */
     int64_t columns, cells; /* of the grid */
     ts_image *grid; /* a row of columns for every class with pictures, for --out grid.png; else NULL */
+    ts_npz *npz;    /* for --out X.npz; else NULL */
     json_t *list;   /* samples.json, for --out DIR; else NULL */
 } sample_run;
 
@@ -65,8 +67,14 @@ static char *settings(const sample_options *o, const ts_generator *m, int64_t la
                      o->cfg, (long long)o->top_k, o->top_p, o->temperature, m->tokenizer_hash);
 }
 
+/* Number n of the run goes to where --out says; im is used up. */
 static ts_status keep(sample_run *r, int64_t number, int64_t label, ts_image *im)
 {
+    if (r->npz) {
+        ts_status written = ts_npz_write(r->npz, im->rgb, (size_t)im->width * (size_t)im->height * 3);
+        ts_image_free(im);
+        return written;
+    }
     if (r->grid) {
         int64_t column, row = class_of(r, number, &column);
         r->grid[row * r->columns + column] = *im;
@@ -156,6 +164,22 @@ static ts_status write_list(const sample_run *r)
     return st;
 }
 
+/* ADM-style: all pictures, then their labels. */
+static ts_status sample_npz(sample_run *r)
+{
+    int side = r->t->c.image_size;
+    TS_TRY(pictures_check_out(r->o->out));
+    TS_TRY(ts_npz_create(&r->npz, r->o->out));
+    TS_TRY(ts_npz_array(r->npz, "arr_0", "|u1", 4, (int64_t[]){ r->total, side, side, 3 }));
+    TS_TRY(sample_all(r));
+    TS_TRY(ts_npz_array(r->npz, "arr_1", "<i8", 1, (int64_t[]){ r->total }));
+    for (int64_t n = 0; n < r->total; n++)
+        TS_TRY(ts_npz_write(r->npz, &r->classes[class_of(r, n, NULL)], sizeof *r->classes));
+    ts_npz *z = r->npz;
+    r->npz = NULL;
+    return ts_npz_commit(z);
+}
+
 static ts_status open_grid(sample_run *r)
 {
     if (r->total > 10000)
@@ -168,9 +192,10 @@ static ts_status open_grid(sample_run *r)
     return TS_OK;
 }
 
-/* A grid when out ends in .png, else a folder. */
+/* A grid when out ends in .png, arrays when in .npz, else a folder. */
 static ts_status sample_to(sample_run *r, int *lock)
 {
+    if (pictures_is_npz(r->o->out)) return sample_npz(r);
     if (pictures_is_png(r->o->out)) {
         TS_TRY(pictures_check_out(r->o->out));
         TS_TRY(open_grid(r));
@@ -206,6 +231,7 @@ static int sample(const sample_options *o)
     for (int64_t i = 0; r.grid && i < r.cells; i++) ts_image_free(&r.grid[i]);
     free(r.grid);
     free(r.classes);
+    ts_npz_discard(r.npz);
     json_decref(r.list);
     ts_dir_unlock(lock);
     ts_generator_free(r.m);
@@ -217,7 +243,7 @@ static int sample(const sample_options *o)
 int cmd_sample(int argc, char **argv)
 {
     sample_options o = { .classes = "all", .per_class = 8, .batch = 8, .zoom = 1, .cfg = 1.5, .top_p = 1, .temperature = 1, .common = COMMON_DEFAULTS };
-    const opt_command command = { "sample", "--tokenizer T.safetensors --generator G.safetensors --out grid.png|DIR",
+    const opt_command command = { "sample", "--tokenizer T.safetensors --generator G.safetensors --out grid.png|DIR|X.npz",
                                   "Generate pictures. The same seed gives the same pictures whatever the batch size or thread "
                                   "count.", 0, 0 };
     const opt options[] = {
@@ -226,7 +252,8 @@ int cmd_sample(int argc, char **argv)
         { .name = "class", .letter = 'c', .kind = OPT_STRING, .value = &o.classes, .argument = "LIST",
           .help = "numbers or names such as 3,7,10-12,dog; case is ignored, and 'dog' finds '7-dog'" },
         { .name = "out", .letter = 'o', .kind = OPT_STRING, .value = &o.out, .argument = "PATH", .required = 1,
-          .help = "FILE.png: a grid with a row per class; else a folder with 000000.png and on" },
+          .help = "FILE.png: a grid with a row per class; FILE.npz: arr_0, pictures (N,Y,X,3) uint8, and arr_1, their classes (N) "
+                  "int64; else a folder with 000000.png and on" },
         { .name = "per-class", .letter = 'n', .kind = OPT_INT, .value = &o.per_class, .min = 1, .max = 1e9, .argument = "N",
           .help = "pictures of each class", .given = &o.per_class_given },
         { .name = "num", .kind = OPT_INT, .value = &o.num, .min = 0, .max = 1e12, .argument = "N",

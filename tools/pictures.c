@@ -30,10 +30,20 @@ ts_status pictures_write(const char *dir, int64_t n, const ts_image *im, const c
     return st;
 }
 
+static int is_file(const char *path, const char *ending)
+{
+    size_t n = strlen(path), m = strlen(ending);
+    return n > m && strcasecmp(path + n - m, ending) == 0 && !ts_path_is_dir(path);
+}
+
 int pictures_is_png(const char *path)
 {
-    size_t n = strlen(path);
-    return n > 4 && strcasecmp(path + n - 4, ".png") == 0 && !ts_path_is_dir(path);
+    return is_file(path, ".png");
+}
+
+int pictures_is_npz(const char *path)
+{
+    return is_file(path, ".npz");
 }
 
 ts_status pictures_check_out(const char *path)

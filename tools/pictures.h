@@ -11,8 +11,9 @@ ts_status pictures_from_float(ts_image *out, const float *x, int64_t B, int side
 /* DIR/000000.png and on: number n. text as in ts_image_write_png. */
 ts_status pictures_write(const char *dir, int64_t n, const ts_image *im, const char *const (*text)[2], int n_text);
 
-/* Does path name a PNG file (by its ending), not a folder? */
+/* Does path name a PNG file, or NumPy arrays (by its ending), not a folder? */
 int pictures_is_png(const char *path);
+int pictures_is_npz(const char *path);
 
 /* Before long work: can a file of this name be written at all? TS_E_IO if its folder is not there. */
 ts_status pictures_check_out(const char *path);

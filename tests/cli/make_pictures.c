@@ -2,6 +2,7 @@
  *
  *     make_pictures DIR COUNT SIDE CLASSES              DIR/class0/000.png ...: a disc on a gradient, colours by class
  *     make_pictures tile GRID SIDE ROW COLUMN OUT.png   cut one picture out of a grid
+ *     make_pictures raw PNG...                          their bytes RGB to standard output
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -69,15 +70,28 @@ static ts_status tile(const char *grid, int side, int row, int column, const cha
     return st;
 }
 
+static ts_status raw(char **paths, int n)
+{
+    for (int i = 0; i < n; i++) {
+        ts_image im;
+        TS_TRY(ts_image_read(&im, paths[i]));
+        size_t size = (size_t)im.width * (size_t)im.height * 3, done = fwrite(im.rgb, 1, size, stdout);
+        ts_image_free(&im);
+        if (done != size) return ts_fail(TS_E_IO, "cannot write");
+    }
+    return TS_OK;
+}
+
 int main(int argc, char **argv)
 {
-    int cut = argc == 7 && strcmp(argv[1], "tile") == 0;
-    if (!cut && argc != 5) {
-        fprintf(stderr, "usage: make_pictures DIR COUNT SIDE CLASSES | tile GRID SIDE ROW COLUMN OUT.png\n");
+    int cut = argc == 7 && strcmp(argv[1], "tile") == 0, plain = argc > 2 && strcmp(argv[1], "raw") == 0;
+    if (!cut && !plain && argc != 5) {
+        fprintf(stderr, "usage: make_pictures DIR COUNT SIDE CLASSES | tile GRID SIDE ROW COLUMN OUT.png | raw PNG...\n");
         return 2;
     }
-    ts_status st = cut ? tile(argv[2], atoi(argv[3]), atoi(argv[4]), atoi(argv[5]), argv[6])
-                       : make(argv[1], atoi(argv[2]), atoi(argv[3]), atoi(argv[4]));
+    ts_status st = plain ? raw(argv + 2, argc - 2)
+                   : cut ? tile(argv[2], atoi(argv[3]), atoi(argv[4]), atoi(argv[5]), argv[6])
+                         : make(argv[1], atoi(argv[2]), atoi(argv[3]), atoi(argv[4]));
     if (st != TS_OK) fprintf(stderr, "make_pictures: %s\n", ts_error());
     return ts_exit_code(st);
 }
