@@ -97,13 +97,15 @@ typedef struct {
     ts_tensor *idx;     /* (B,T) i32                                            */
     ts_tensor *partial; /* (K*B,h,w,D), NULL unless asked for                   */
     ts_tensor *stats;   /* residual_fsq (K,2), residual_vq (K), else NULL       */
+    ts_tensor *z;       /* residual_vq (B,T,D), NULL unless asked for           */
 } ts_quantized;
 
 ts_quantized tg_fsq(ts_graph *g, ts_tensor *z, const ts_fsq *q);
 ts_quantized tg_residual_fsq(ts_graph *g, ts_tensor *f, ts_tensor *log_gain, ts_tensor *const *phi_w,
                              ts_tensor *const *phi_b, const ts_residual_fsq *q, float aux_weight, int want_partial);
 ts_quantized tg_residual_vq(ts_graph *g, ts_tensor *f, ts_tensor *codebook, ts_tensor *const *phi_w,
-                            ts_tensor *const *phi_b, const ts_residual_vq *q, float loss_weight, int want_partial);
+                            ts_tensor *const *phi_b, const ts_residual_vq *q, float loss_weight, int want_partial,
+                            int want_z);
 ts_tensor *tg_fsq_decode(ts_graph *g, ts_tensor *idx, const ts_fsq *q);
 ts_tensor *tg_residual_fsq_lookup(ts_graph *g, ts_tensor *idx, ts_tensor *log_gain, const ts_residual_fsq *q, int k);
 /* f_hat += phi_k(bicubic(code)), in place; returns area(f_hat -> p_{k+1}) as tokens (B,p*p,D), NULL after the last scale.

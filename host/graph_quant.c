@@ -42,7 +42,7 @@ static void fsq_back(ts_graph *g, tg_node *n)
 
 ts_quantized tg_fsq(ts_graph *g, ts_tensor *z, const ts_fsq *q)
 {
-    ts_quantized r = { NULL, NULL, NULL, NULL };
+    ts_quantized r = { NULL, NULL, NULL, NULL, NULL };
     if (!tg_ready(g, (const ts_tensor *const[]){ z }, 1)) return r;
     if (z->rank != 4 || z->dim[3] != q->D) {
         tg_mismatch(g, "fsq", "(B,h,w,D) with one channel per level", z);
@@ -86,7 +86,7 @@ static void residual_fsq_back(ts_graph *g, tg_node *n)
 ts_quantized tg_residual_fsq(ts_graph *g, ts_tensor *f, ts_tensor *log_gain, ts_tensor *const *phi_w,
                              ts_tensor *const *phi_b, const ts_residual_fsq *q, float aux_weight, int want_partial)
 {
-    ts_quantized r = { NULL, NULL, NULL, NULL };
+    ts_quantized r = { NULL, NULL, NULL, NULL, NULL };
     if (!tg_ready(g, (const ts_tensor *const[]){ f, log_gain }, 2)) return r;
     if (!pyramid_fits(f, &q->p, q->D)) {
         tg_mismatch(g, "residual_fsq", "(B,h,w,D) of the pyramid", f);
@@ -145,9 +145,10 @@ static void residual_vq_back(ts_graph *g, tg_node *n)
 }
 
 ts_quantized tg_residual_vq(ts_graph *g, ts_tensor *f, ts_tensor *codebook, ts_tensor *const *phi_w,
-                            ts_tensor *const *phi_b, const ts_residual_vq *q, float loss_weight, int want_partial)
+                            ts_tensor *const *phi_b, const ts_residual_vq *q, float loss_weight, int want_partial,
+                            int want_z)
 {
-    ts_quantized r = { NULL, NULL, NULL, NULL };
+    ts_quantized r = { NULL, NULL, NULL, NULL, NULL };
     if (!tg_ready(g, (const ts_tensor *const[]){ f, codebook }, 2)) return r;
     if (!pyramid_fits(f, &q->p, q->D)) {
         tg_mismatch(g, "residual_vq", "(B,h,w,D) of the pyramid", f);
@@ -159,11 +160,12 @@ ts_quantized tg_residual_vq(ts_graph *g, ts_tensor *f, ts_tensor *codebook, ts_t
     r.f_hat = tg_like(g, f);
     r.idx = tg_new(g, TS_I32, 2, TG_DIMS(B, q->p.T));
     r.stats = tg_new(g, TS_F32, 1, TG_DIMS(q->p.K));
+    if (want_z) r.z = tg_new(g, TS_F32, 3, TG_DIMS(B, q->p.T, q->D));
     if (want_partial) r.partial = tg_new(g, TS_F32, 4, TG_DIMS(q->p.K * B, f->dim[1], f->dim[2], q->D));
     ts_block *scratch = tg_scratch(g, TG_BE(g)->residual_vq_scratch(TG_S(g), q, B, 0));
     if (g->status == TS_OK)
-        tg_check(g, TG_BE(g)->residual_vq_fwd(TG_S(g), TG_F(r.f_hat), TG_I(r.idx), NULL, TG_F(r.partial), TG_F(r.stats),
-                                              TG_F(f), TG_F(codebook), &phi, q, B, scratch->p));
+        tg_check(g, TG_BE(g)->residual_vq_fwd(TG_S(g), TG_F(r.f_hat), TG_I(r.idx), TG_F(r.z), TG_F(r.partial),
+                                              TG_F(r.stats), TG_F(f), TG_F(codebook), &phi, q, B, scratch->p));
     ts_block_drop(g->d, scratch);
     tg_node *n = tg_record(g, residual_vq_back, r.f_hat, in, 2);
     if (n) {

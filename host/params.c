@@ -113,7 +113,7 @@ static void bind(ts_params *p)
         ts_param *q = p->list[i];
         q->tensor.data = w + q->offset;
         q->tensor.grad = grad ? grad + q->offset : NULL;
-        q->tensor.needs_grad = training;
+        q->tensor.needs_grad = training && !(q->flags & TS_PARAM_HELD);
     }
     for (int i = 0; i < p->n_spans; i++) {
         p->spans[i]->data = p->span_first[i]->data;
@@ -261,23 +261,49 @@ ts_status ts_params_init(ts_params *p, uint64_t seed)
     return st;
 }
 
+static ts_param *param_of(const ts_params *p, const ts_tensor *t)
+{
+    for (int i = 0; i < p->n; i++)
+        if (&p->list[i]->tensor == t) return p->list[i];
+    return NULL;
+}
+
+static ts_status no_parameter(void)
+{
+    return ts_fail(TS_E_INTERNAL, "the tensor is no parameter of this table");
+}
+
 ts_status ts_params_put(ts_params *p, const ts_tensor *t, const float *x)
 {
-    for (int i = 0; i < p->n; i++) {
-        ts_param *q = p->list[i];
-        if (&q->tensor != t) continue;
-        float *copy = malloc((size_t)q->count * 2 * sizeof *copy);
-        if (!copy) return ts_fail(TS_E_NOMEM, "out of host memory");
-        ts_status st = TS_OK;
-        for (int b = 0; b < TS_BUFFERS && st == TS_OK; b++) {
-            if ((b != TS_BUFFER_WEIGHT && b != TS_BUFFER_EMA) || !p->buffer[b]) continue;
-            memcpy(copy, x, (size_t)q->count * sizeof *copy);
-            st = put(p, (ts_buffer)b, q, copy, copy + q->count);
-        }
-        free(copy);
-        return st;
+    const ts_param *q = param_of(p, t);
+    if (!q) return no_parameter();
+    float *copy = malloc((size_t)q->count * 2 * sizeof *copy);
+    if (!copy) return ts_fail(TS_E_NOMEM, "out of host memory");
+    ts_status st = TS_OK;
+    for (int b = 0; b < TS_BUFFERS && st == TS_OK; b++) {
+        if ((b != TS_BUFFER_WEIGHT && b != TS_BUFFER_EMA) || !p->buffer[b]) continue;
+        memcpy(copy, x, (size_t)q->count * sizeof *copy);
+        st = put(p, (ts_buffer)b, q, copy, copy + q->count);
     }
-    return ts_fail(TS_E_INTERNAL, "the tensor is no parameter of this table");
+    free(copy);
+    return st;
+}
+
+void ts_params_hold(ts_params *p, const ts_tensor *t)
+{
+    ts_param *q = param_of(p, t);
+    if (!q) return;
+    q->flags |= TS_PARAM_HELD;
+    q->tensor.needs_grad = 0;
+}
+
+ts_status ts_params_carry(ts_params *p, const ts_tensor *t)
+{
+    const ts_param *q = param_of(p, t);
+    if (!q) return no_parameter();
+    if (!p->buffer[TS_BUFFER_EMA]) return TS_OK;
+    float *to = (float *)p->buffer[TS_BUFFER_EMA]->p + q->offset, *from = (float *)p->buffer[TS_BUFFER_WEIGHT]->p + q->offset;
+    return p->d->be->copy(p->d->s, to, from, (size_t)q->count * sizeof(float));
 }
 
 void ts_params_swap_ema(ts_params *p)

@@ -33,7 +33,8 @@ static inline ts_init ts_init_all(ts_init_kind kind, float value)
 enum {
     TS_PARAM_CONV = 1,   /* shape is (O,I,k,k)                                                  */
     TS_PARAM_DECAY = 2,  /* weight decay applies                                                */
-    TS_PARAM_FROZEN = 4  /* never trained; missing in a file is fine (it keeps its initial value) */
+    TS_PARAM_FROZEN = 4, /* never trained; missing in a file is fine (it keeps its initial value) */
+    TS_PARAM_HELD = 8    /* set by ts_params_hold                                                 */
 };
 
 typedef struct {
@@ -68,6 +69,10 @@ ts_status ts_params_init(ts_params *p, uint64_t seed);
 
 /* Set one parameter (weights and moving average) from host floats in file order. */
 ts_status ts_params_put(ts_params *p, const ts_tensor *t, const float *x);
+/* From now on this one has no gradient and the optimizer leaves it alone: it is moved by other means. Not for one with decay. */
+void ts_params_hold(ts_params *p, const ts_tensor *t);
+/* The moving average of this one takes its value. */
+ts_status ts_params_carry(ts_params *p, const ts_tensor *t);
 /* Exchange weights and moving average, as evaluation does before and after. */
 void ts_params_swap_ema(ts_params *p);
 

@@ -39,7 +39,8 @@ ts_status quantizer_declare(quantizer *q, ts_params *p, const ts_tokenizer_confi
 
 ts_quantized quantizer_forward(ts_graph *g, const quantizer *q, ts_tensor *f, int K_use, int want_partial)
 {
-    if (q->c.kind == TS_QUANTIZER_VQ) return tg_residual_vq(g, f, q->codebook, q->phi_w, q->phi_b, &q->rvq, 1, want_partial);
+    if (q->c.kind == TS_QUANTIZER_VQ) 
+        return tg_residual_vq(g, f, q->codebook, q->phi_w, q->phi_b, &q->rvq, 1, want_partial, q->want_z);
     if (q->c.kind == TS_QUANTIZER_RESIDUAL_FSQ) {
         ts_residual_fsq r = q->rfsq;
         r.K_use = K_use;

@@ -11,6 +11,7 @@ typedef struct {
     ts_fsq fsq;           /* kind fsq          */
     ts_residual_fsq rfsq; /* kind residual_fsq */
     ts_residual_vq rvq;   /* kind vq           */
+    int want_z;           /* kind vq: quantizer_forward hands out what was quantized */
     ts_tensor *log_gain, *codebook;
     ts_tensor *phi_w[TS_MAX_SCALES], *phi_b[TS_MAX_SCALES];
 } quantizer;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "host/dataset.h"
+#include "models/codebook.h"
 #include "models/tokenizer.h"
 #include "models/usage.h"
 #include "tessera/philox.h"
@@ -19,6 +20,8 @@ typedef struct {
     int32_t *tokens; /* of the last step, host */
     float *stats;    /* of the last step, host */
     float *gains;
+    ts_quantized q;           /* of the last step */
+    codebook_average average; /* where the codebook is one */
 } tokenizer_run;
 
 /* Streams of Philox numbers, told apart by their first counter word. */
@@ -69,7 +72,7 @@ static ts_status forward(trainer *t, void *context)
     TS_TRY(next_batch(r));
     ts_tensor *image = tg_upload(g, r->images, TS_F32, 4, TG_DIMS(B, side, side, 3));
     ts_tensor *f = tokenizer_encode(g, m, image);
-    ts_quantized q = quantizer_forward(g, &m->q, f, scales_in_use(t, m->q.p.K), 0);
+    ts_quantized q = r->q = quantizer_forward(g, &m->q, f, scales_in_use(t, m->q.p.K), 0);
     ts_tensor *sums = tg_pixel_loss(g, tokenizer_decode(g, m, q.f_hat), image, (float)t->c.l1, (float)t->c.l2);
     float s[2] = { 0, 0 };
     tg_download(g, s, sums);
@@ -83,6 +86,24 @@ static ts_status forward(trainer *t, void *context)
     return ts_graph_status(g);
 }
 
+static ts_status update(trainer *t, void *context, float grad_norm)
+{
+    tokenizer_run *r = context;
+    return codebook_average_step(&r->average, r->model, &r->q, t->step, grad_norm);
+}
+
+/* Share of the codebook that the last batch used. */
+static ts_status measure_codebook(trainer *t, const tokenizer_run *r)
+{
+    const int64_t n = t->c.batch * r->model->q.p.T;
+    int32_t *codes = malloc((size_t)n * sizeof *codes);
+    if (!codes) return ts_fail(TS_E_NOMEM, "out of host memory");
+    memcpy(codes, r->tokens, (size_t)n * sizeof *codes);
+    trainer_now(t, (double)ts_usage_of(codes, n).used / r->model->c.q.V, "codebook/used");
+    free(codes);
+    return TS_OK;
+}
+
 /* Per scale, of the last batch: codes used, perplexity, RMS of what is left, share clamped, mean gain. */
 static ts_status measure(trainer *t, void *context)
 {
@@ -92,6 +113,7 @@ static ts_status measure(trainer *t, void *context)
     int residual = q->c.kind == TS_QUANTIZER_RESIDUAL_FSQ;
     if (residual)
         TS_TRY(r->model->d->be->download(r->model->d->s, r->gains, q->log_gain->data, (size_t)(q->p.K * q->c.D) * sizeof(float)));
+    if (q->c.kind == TS_QUANTIZER_VQ) TS_TRY(measure_codebook(t, r));
     for (int k = 0; k < q->p.K; k++) {
         ts_usage u;
         TS_TRY(ts_usage_of_scale(&u, r->tokens, B, &q->p, k));
@@ -121,12 +143,34 @@ static ts_status start_loader(tokenizer_run *r, int threads)
     return ts_loader_new(&r->loader, r->data, &o);
 }
 
+/* What a quantizer does not take. */
+static ts_status check_options(const train_config *c, ts_quantizer_kind kind, const char *file)
+{
+    if (kind == TS_QUANTIZER_VQ && c->scale_dropout > 0)
+        return ts_fail(TS_E_DATA, "%s: train: \"scale_dropout\" is %g, expected 0 for quantizer vq", file, c->scale_dropout);
+    if (kind != TS_QUANTIZER_VQ && c->codebook_ema > 0)
+        return ts_fail(TS_E_DATA, "%s: train: \"codebook_ema\" is %g, expected 0 for a quantizer that is not vq", file,
+                       c->codebook_ema);
+    return TS_OK;
+}
+
+static ts_status begin_average(tokenizer_run *r)
+{
+    trainer *t = &r->t;
+    if (t->c.codebook_ema == 0) return TS_OK;
+    TS_TRY(codebook_average_begin(&r->average, r->model, t->c.codebook_ema, t->c.restart_below, t->seed));
+    t->update = update;
+    t->more = r->average.state;
+    return TS_OK;
+}
+
 static ts_status run(tokenizer_run *r, const train_options *o, const json_t *preset, ts_device *d)
 {
     trainer *t = &r->t;
     ts_tokenizer_config c;
     TS_TRY(ts_tokenizer_config_read(&c, json_object_get(preset, "model"), o->config_path));
     TS_TRY(train_config_read(&t->c, json_object_get(preset, "train"), o->config_path, 1));
+    TS_TRY(check_options(&t->c, c.q.kind, o->config_path));
     TS_TRY(ts_dataset_open(&r->data, &o->data, 1));
     TS_TRY(ts_tokenizer_new(&r->model, d, &c, 1, t->seed));
     TS_TRY(ts_graph_new(&t->g, d, 1));
@@ -138,6 +182,7 @@ static ts_status run(tokenizer_run *r, const train_options *o, const json_t *pre
     r->gains = calloc(TS_MAX_SCALES * TS_MAX_D, sizeof *r->gains);
     if (!r->images || !r->tokens || !r->stats || !r->gains) return ts_fail(TS_E_NOMEM, "out of host memory");
     TS_TRY(trainer_start_from(t, o->init, "tokenizer"));
+    TS_TRY(begin_average(r)); /* of the codebook as it is now */
     TS_TRY(trainer_begin(t, preset, o->resume));
     ts_log("tokenizer: %.2f M parameters, %lld pictures, %lld steps of %lld", (double)ts_params_floats(t->params) / 1e6,
            (long long)ts_dataset_count(r->data), (long long)t->c.steps, (long long)t->c.batch);
@@ -154,6 +199,7 @@ ts_status train_tokenizer(const train_options *o, json_t *preset, ts_device *d)
     ts_status st = run(r, o, preset, d);
     trainer_end(&r->t);
     ts_loader_free(r->loader);
+    codebook_average_end(&r->average);
     ts_tokenizer_free(r->model);
     ts_dataset_close(r->data);
     free(r->images);

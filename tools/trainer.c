@@ -35,13 +35,18 @@ ts_status train_config_read(train_config *c, const json_t *o, const char *file, 
         c->l1 = ts_read_number(&r, "l1", 0, 1000, 0.2);
         c->l2 = ts_read_number(&r, "l2", 0, 1000, 1);
         c->scale_dropout = ts_read_number(&r, "scale_dropout", 0, 1, 0);
+        c->codebook_ema = ts_read_number(&r, "codebook_ema", 0, 0.99999, 0);
+        c->restart_below = ts_read_number(&r, "restart_below", 0, 1e6, 0);
         c->augment = ts_read_choice(&r, "augment", AUGMENT_CHOICES, "none");
     } else {
         c->label_dropout = ts_read_number(&r, "label_dropout", 0, 1, 0.1);
         c->drop_path = ts_read_number(&r, "drop_path", 0, 0.9, 0);
         c->class_balance = ts_read_number(&r, "class_balance", 0, 1, 0);
     }
-    return ts_reader_close(&r);
+    TS_TRY(ts_reader_close(&r));
+    if (c->restart_below > 0 && c->codebook_ema == 0)
+        return ts_fail(TS_E_DATA, "%s: train: \"restart_below\" is for a codebook of averages, but \"codebook_ema\" is 0", file);
+    return TS_OK;
 }
 
 /* --- what a step reports --- */
@@ -117,6 +122,7 @@ static ts_status save_state(const trainer *t, const char *dir)
 
 static const ts_buffer STATE[] = { TS_BUFFER_WEIGHT, TS_BUFFER_M, TS_BUFFER_V, TS_BUFFER_EMA };
 static const char *const STATE_PREFIX[] = { "weight.", "m.", "v.", "ema." };
+static const char *const NO_PREFIX = "";
 enum { N_STATE = 4 };
 
 static ts_status checkpoint(trainer *t)
@@ -125,9 +131,12 @@ static ts_status checkpoint(trainer *t)
     TS_TRY(ts_metrics_sync(t->metrics)); /* no power cut leaves a checkpoint without the records before it */
     TS_TRY(ts_checkpoint_begin(t->run, t->step, &dir));
     char *model = ts_format("%s/model.safetensors", dir), *optimizer = ts_format("%s/optimizer.safetensors", dir);
-    ts_status st = model && optimizer ? t->save(t, t->context, model) : ts_fail(TS_E_NOMEM, "out of host memory");
+    char *more = ts_format("%s/state.safetensors", dir);
+    ts_status st = model && optimizer && more ? t->save(t, t->context, model) : ts_fail(TS_E_NOMEM, "out of host memory");
     if (st == TS_OK) st = ts_params_save(t->params, optimizer, STATE, STATE_PREFIX, N_STATE, TS_ST_F32, NULL, NULL, 0);
+    if (st == TS_OK && t->more) st = ts_params_save(t->more, more, STATE, &NO_PREFIX, 1, TS_ST_F32, NULL, NULL, 0);
     if (st == TS_OK) st = save_state(t, dir);
+    free(more);
     free(model);
     free(optimizer);
     if (st != TS_OK) {
@@ -177,6 +186,17 @@ static void warn(const char *line)
     ts_log("%s", line);
 }
 
+static ts_status load_more(const trainer *t, const char *dir)
+{
+    char *path = ts_format("%s/state.safetensors", dir);
+    ts_st_file *f = NULL;
+    ts_status st = path ? ts_st_open(&f, path) : ts_fail(TS_E_NOMEM, "out of host memory");
+    if (st == TS_OK) st = ts_params_load(t->more, TS_BUFFER_WEIGHT, f, NO_PREFIX, 1);
+    ts_st_close(f);
+    free(path);
+    return st;
+}
+
 static ts_status resume_from(trainer *t)
 {
     char *dir = NULL;
@@ -187,6 +207,7 @@ static ts_status resume_from(trainer *t)
     ts_st_file *f = NULL;
     ts_status st = path ? ts_st_open(&f, path) : ts_fail(TS_E_NOMEM, "out of host memory");
     for (int i = 0; i < N_STATE && st == TS_OK; i++) st = ts_params_load(t->params, STATE[i], f, STATE_PREFIX[i], 0);
+    if (st == TS_OK && t->more) st = load_more(t, dir);
     if (st == TS_OK) st = load_state(t, dir);
     if (st == TS_OK) ts_log("resumed from %s", dir);
     ts_st_close(f);
@@ -250,6 +271,7 @@ static ts_status one_step(trainer *t, double *lr)
                    (float)fmin(t->c.ema, warm), t->step + 1 };
     float gradient;
     TS_TRY(ts_params_step(t->params, &a, &gradient));
+    if (t->update) TS_TRY(t->update(t, t->context, gradient));
     t->step++;
     t->count++;
     if (isfinite(gradient)) {

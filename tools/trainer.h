@@ -1,7 +1,7 @@
 /* trainer.h - what training a tokenizer and training a generator share: the schedule, checkpoints, resuming, metrics, signals.
  *
  * A run folder holds step-NNNNNNNN/ (model.safetensors with the moving average, optimizer.safetensors with weights and moments,
- * trainer_state.json, manifest.json), metrics.jsonl, TensorBoard events, config.json and, at the end, model.safetensors.
+ * trainer_state.json, state.safetensors where a training keeps more, manifest.json), metrics.jsonl, TensorBoard events, config.json and, at the end, model.safetensors.
  * Everything that is drawn is a function of (seed, step), so a run that was stopped and resumed ends in the same bytes.
  */
 #ifndef TS_TRAINER_H
@@ -19,6 +19,7 @@ typedef struct {
     double lr, lr_end; /* lr_end: what is left of lr at the last step, 0..1 */
     double beta1, beta2, weight_decay, clip, ema;
     double l1, l2, scale_dropout; /* tokenizer */
+    double codebook_ema, restart_below; /* tokenizer of kind vq: decay, 0 for a codebook that is trained by gradient */
     double label_dropout, drop_path, class_balance; /* generator */
     ts_st_dtype save;   /* of the model files; what a run resumes from is float32 always */
     int augment;        /* tokenizer: an augment_kind */
@@ -31,6 +32,7 @@ typedef struct trainer {
     train_config c;
     uint64_t seed;
     ts_params *params;
+    ts_params *more; /* state beside parameters and optimizer, part of a checkpoint; NULL for none */
     ts_graph *g;
     ts_metrics *metrics;
     ts_progress *progress;
@@ -49,6 +51,8 @@ typedef struct trainer {
 
     /* One forward and backward on t->g for step t->step; adds to the means with trainer_mean. */
     ts_status (*forward)(struct trainer *t, void *context);
+    /* After the optimizer's step: moves what the optimizer does not. A norm that is not finite: the step is skipped. May be NULL. */
+    ts_status (*update)(struct trainer *t, void *context, float grad_norm);
     /* Called before a record is written: adds what is measured only then, with trainer_now. May be NULL. */
     ts_status (*measure)(struct trainer *t, void *context);
     /* Write the model (moving average) to path. */

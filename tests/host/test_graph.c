@@ -483,18 +483,19 @@ T_TEST(residual_vq)
     net m = open_net(be->name, PYRAMID_IN);
     ts_residual_vq q = { .D = D, .V = V, .beta = 0.25f };
     T_OK(ts_pyramid_init(&q.p, side, 2, 1, 0.5f));
-    ts_quantized r = tg_residual_vq(m.g, m.in[0], m.in[1], &m.in[2], &m.in[3], &q, 0.75f, 0);
+    ts_quantized r = tg_residual_vq(m.g, m.in[0], m.in[1], &m.in[2], &m.in[3], &q, 0.75f, 0, 1);
     T_OK(ts_graph_status(m.g));
     const t_buf *dy = t_in(be, s, loss_gradient(&m, r.f_hat), N, 4);
-    t_buf *f_hat = t_out(be, s, N, 4), *idx = t_out(be, s, B * q.p.T, 4);
+    t_buf *f_hat = t_out(be, s, N, 4), *idx = t_out(be, s, B * q.p.T, 4), *z = t_out(be, s, B * q.p.T * D, 4);
     t_buf *df = t_out(be, s, N, 4), *dcode = zeros(be, s, V * D), *dw = zeros(be, s, PHI), *db = zeros(be, s, D);
     const ts_phi phi = { { m.in[2]->data }, { m.in[3]->data } }, dphi = { { dw->dev }, { db->dev } };
-    T_OK(be->residual_vq_fwd(s, f_hat->dev, idx->dev, NULL, NULL, NULL, m.in[0]->data, m.in[1]->data, &phi, &q, B,
+    T_OK(be->residual_vq_fwd(s, f_hat->dev, idx->dev, z->dev, NULL, NULL, m.in[0]->data, m.in[1]->data, &phi, &q, B,
                              T_SCRATCH(be->residual_vq_scratch(s, &q, B, 0))));
     T_OK(be->residual_vq_bwd(s, df->dev, dcode->dev, &dphi, dy->dev, 0.75f, m.in[0]->data, idx->dev, m.in[1]->data,
                              &phi, &q, B, T_SCRATCH(be->residual_vq_scratch(s, &q, B, 1))));
     T_OK(ts_graph_backward(m.g));
-    t_down(df), t_down(dcode), t_down(dw), t_down(db);
+    t_down(df), t_down(dcode), t_down(dw), t_down(db), t_down(z);
+    equal_bits("z", &m, r.z->data, z, B * q.p.T * D);
     equal_bits("df", &m, m.in[0]->grad, df, N);
     equal_bits("dcode", &m, m.in[1]->grad, dcode, V * D);
     equal_bits("dw", &m, m.in[2]->grad, dw, PHI);

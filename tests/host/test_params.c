@@ -372,6 +372,30 @@ T_TEST(steps)
     end(&t);
 }
 
+/* A parameter that is moved by other means: the optimizer leaves it alone, and its average takes its value when told. */
+T_TEST(hold_and_carry)
+{
+    (void)s;
+    table t = declare(be, 1);
+    const ts_adamw a = { 0.1f, 0.9f, 0.99f, 1e-8f, 0.5f, 0, 0.5f, 1 };
+    static const float moved[5] = { 1, 2, 3, 4, 5 };
+    float norm;
+    ts_params_hold(t.p, t.bias);
+    T_TRUE(!t.bias->needs_grad && t.q->needs_grad);
+    T_OK(t.d->be->upload(t.d->s, t.q->grad, moved, sizeof moved)); /* of q, v and others there is one */
+    T_OK(t.d->be->upload(t.d->s, t.bias->data, moved, sizeof moved));
+    T_OK(ts_params_step(t.p, &a, &norm));
+    T_TRUE(isfinite(norm) && memcmp(read_tensor(&t, t.bias), moved, sizeof moved) == 0);
+    const float *others = read_tensor(&t, t.matrix);
+    T_OK(ts_params_carry(t.p, t.bias));
+    ts_params_swap_ema(t.p);
+    T_TRUE(memcmp(read_tensor(&t, t.bias), moved, sizeof moved) == 0);
+    T_TRUE(memcmp(read_tensor(&t, t.matrix), others, 140 * sizeof *others) != 0); /* no other was carried */
+    T_TRUE(!t.bias->needs_grad && t.q->needs_grad);
+    T_STATUS(TS_E_INTERNAL, ts_params_carry(t.p, t.span));
+    end(&t);
+}
+
 int main(void)
 {
     Suite *u = t_suite("params");
@@ -383,5 +407,6 @@ int main(void)
     T_ADD1(u, prefixes);
     T_ADD1(u, complaints);
     T_ADD1(u, steps);
+    T_ADD1(u, hold_and_carry);
     return t_run(u);
 }
