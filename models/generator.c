@@ -289,6 +289,11 @@ ts_status ts_sampling_check(const ts_sampling *o)
     return TS_OK;
 }
 
+static int64_t pixels_of(const ts_tokenizer *t)
+{
+    return (int64_t)t->c.image_size * t->c.image_size * t->c.in_channels;
+}
+
 /* Everything that stays while the scales are sampled one after the other. */
 typedef struct {
     ts_generator *m;
@@ -345,7 +350,16 @@ static void count_time(ts_generator *m, int i, double *last)
     *last = now;
 }
 
-static void sample_scales(run *r, const int32_t *labels, int32_t *tokens)
+/* The picture that the sum so far is. */
+static void show_scale(const run *r, float *images)
+{
+    ts_graph *g = r->m->g;
+    size_t scope = tg_enter(g);
+    tg_download(g, images, tokenizer_decode(g, r->t, r->f_hat));
+    tg_leave(g, scope, NULL);
+}
+
+static void sample_scales(run *r, const int32_t *labels, int32_t *tokens, float *scales)
 {
     ts_generator *m = r->m;
     ts_graph *g = m->g;
@@ -365,12 +379,19 @@ static void sample_scales(run *r, const int32_t *labels, int32_t *tokens)
             if (r->guided) x = tg_twice(g, tg_move(x));
         }
         next = tg_leave(g, scope, sample_scale(r, x, k, tokens));
+        if (scales) show_scale(r, scales + k * r->B * pixels_of(r->t));
         count_time(m, k, &r->last);
     }
 }
 
 ts_status ts_generator_sample(ts_generator *m, ts_tokenizer *t, const int32_t *labels, int64_t B, const ts_sampling *o,
                               int32_t *tokens, float *images)
+{
+    return ts_generator_sample_scales(m, t, labels, B, o, tokens, images, NULL);
+}
+
+ts_status ts_generator_sample_scales(ts_generator *m, ts_tokenizer *t, const int32_t *labels, int64_t B, const ts_sampling *o,
+                                     int32_t *tokens, float *images, float *scales)
 {
     TS_TRY(ts_sampling_check(o));
     TS_TRY(ts_generator_fits(m, t, "tokenizer"));
@@ -386,7 +407,7 @@ ts_status ts_generator_sample(ts_generator *m, ts_tokenizer *t, const int32_t *l
     }
     run r = { .m = m, .t = t, .B = B, .guided = guided, .o = o, .last = ts_seconds() };
     ts_graph_reset(m->g);
-    sample_scales(&r, all, tokens);
+    sample_scales(&r, all, tokens, scales);
     free(all);
     if (images) tg_download(m->g, images, tokenizer_decode(m->g, t, tg_move(r.f_hat)));
     count_time(m, m->p.K, &r.last);

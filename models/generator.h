@@ -50,6 +50,10 @@ ts_tensor *generator_loss(ts_graph *g, const ts_generator *m, ts_tensor *logits,
 ts_status ts_generator_bits(ts_generator *m, ts_tokenizer *t, const int32_t *tokens_BT, const int32_t *labels, int64_t B,
                             double *bits);
 
+/* ts_generator_sample with the pictures after every scale: scales (K,B,side,side,3), of which the last are the result; or NULL. */
+ts_status ts_generator_sample_scales(ts_generator *m, ts_tokenizer *t, const int32_t *labels, int64_t B, const ts_sampling *o,
+                                     int32_t *tokens, float *images, float *scales);
+
 /* TS_E_ARG if a setting is out of range. */
 ts_status ts_sampling_check(const ts_sampling *o);
 

@@ -41,7 +41,7 @@ static ts_status decode_batch(ts_tokenizer *t, const ts_token_set *s, const char
     TS_TRY(pictures_from_float(out, images, B, t->c.image_size));
     ts_status st = TS_OK;
     for (int64_t b = 0; b < B; b++) {
-        if (st == TS_OK) st = pictures_write(dir, first + b, &out[b], NULL, 0);
+        if (st == TS_OK) st = pictures_write(dir, first + b, -1, &out[b], NULL, 0);
         ts_image_free(&out[b]);
     }
     return st;

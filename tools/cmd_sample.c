@@ -15,7 +15,7 @@
 typedef struct {
     const char *tokenizer, *generator, *classes, *out;
     int64_t per_class, num, batch, top_k, zoom;
-    int per_class_given;
+    int per_class_given, show_scales;
     double cfg, top_p, temperature;
     int no_metadata;
     common_options common;
@@ -29,8 +29,9 @@ typedef struct {
     int n_classes;
     int said; /* exit code if --class was refused: why stands on stderr already */
     int64_t each, extra, total; /* pictures: of a class; classes at the front that have one more; of all classes */
+    int K; /* pictures of a sample: after every scale, or 1 */
     int64_t columns, cells; /* of the grid */
-    ts_image *grid; /* a row of columns for every class with pictures, for --out grid.png; else NULL */
+    ts_image *grid; /* a row of columns for every class with pictures, K pictures each, for --out grid.png; else NULL */
     ts_npz *npz;    /* for --out X.npz; else NULL */
     json_t *list;   /* samples.json, for --out DIR; else NULL */
 } sample_run;
@@ -47,7 +48,7 @@ static void count_pictures(sample_run *r)
     const sample_options *o = r->o;
     r->each = o->num ? o->num / r->n_classes : o->per_class;
     r->extra = o->num % r->n_classes;
-    r->columns = r->each + (r->extra > 0);
+    r->columns = (r->each + (r->extra > 0)) * r->K;
     r->total = r->each * r->n_classes + r->extra;
 }
 
@@ -67,45 +68,54 @@ static char *settings(const sample_options *o, const ts_generator *m, int64_t la
                      o->cfg, (long long)o->top_k, o->top_p, o->temperature, m->tokenizer_hash);
 }
 
-/* Number n of the run goes to where --out says; im is used up. */
-static ts_status keep(sample_run *r, int64_t number, int64_t label, ts_image *im)
+/* A file of its own, and a line in samples.json for the result. */
+static ts_status keep_file(sample_run *r, int64_t number, int64_t label, int k, const ts_image *im)
 {
-    if (r->npz) {
-        ts_status written = ts_npz_write(r->npz, im->rgb, (size_t)im->width * (size_t)im->height * 3);
-        ts_image_free(im);
-        return written;
-    }
-    if (r->grid) {
-        int64_t column, row = class_of(r, number, &column);
-        r->grid[row * r->columns + column] = *im;
-        *im = (ts_image){ 0, 0, NULL };
-        return TS_OK;
-    }
+    int result = k == r->K - 1, bare = r->o->no_metadata;
     char *text = settings(r->o, r->m, label, number), *file = ts_format("%06lld.png", (long long)number);
     const char *const pair[1][2] = { { "parameters", text } };
-    ts_status st = text && file ? pictures_write(r->o->out, number, im, pair, r->o->no_metadata ? 0 : 1)
-                                : ts_fail(TS_E_NOMEM, "out of host memory");
-    if (st == TS_OK)
+    ts_status st = text && file ? TS_OK : ts_fail(TS_E_NOMEM, "out of host memory");
+    if (st == TS_OK && r->o->show_scales) st = pictures_write(r->o->out, number, k, im, pair, !bare);
+    if (st == TS_OK && result) st = pictures_write(r->o->out, number, -1, im, pair, !bare);
+    if (st == TS_OK && result)
         json_array_append_new(r->list, json_pack("{s:s,s:I,s:s}", "file", file, "class", (json_int_t)label, "name",
                                                  ts_generator_class_name(r->m, (int)label)));
     free(text);
     free(file);
+    return st;
+}
+
+/* Picture k of sample `number` goes to where --out says; im is used up. */
+static ts_status keep(sample_run *r, int64_t number, int64_t label, int k, ts_image *im)
+{
+    if (r->grid) {
+        int64_t column, row = class_of(r, number, &column);
+        r->grid[row * r->columns + column * r->K + k] = *im;
+        *im = (ts_image){ 0, 0, NULL };
+        return TS_OK;
+    }
+    ts_status st = r->npz ? ts_npz_write(r->npz, im->rgb, (size_t)im->width * (size_t)im->height * 3)
+                          : keep_file(r, number, label, k, im);
     ts_image_free(im);
     return st;
 }
 
+/* images: room for (K,B) pictures; out: for as many. */
 static ts_status sample_batch(sample_run *r, int64_t first, int64_t B, int32_t *labels, float *images, ts_image *out)
 {
     const sample_options *o = r->o;
+    int scales = o->show_scales;
     for (int64_t b = 0; b < B; b++) labels[b] = (int32_t)r->classes[class_of(r, first + b, NULL)];
     ts_sampling s = { .seed = o->common.seed, .image0 = (uint64_t)first, .cfg = o->cfg, .temperature = o->temperature,
                       .top_p = o->top_p, .top_k = (int)o->top_k };
-    TS_TRY(ts_generator_sample(r->m, r->t, labels, B, &s, NULL, images));
-    TS_TRY(pictures_from_float(out, images, B, r->t->c.image_size));
+    TS_TRY(ts_generator_sample_scales(r->m, r->t, labels, B, &s, NULL, scales ? NULL : images, scales ? images : NULL));
+    TS_TRY(pictures_from_float(out, images, r->K * B, r->t->c.image_size));
     ts_status st = TS_OK;
-    for (int64_t b = 0; b < B; b++) {
-        if (st == TS_OK) st = keep(r, first + b, labels[b], &out[b]);
-        else ts_image_free(&out[b]);
+    for (int64_t i = 0; i < B * r->K; i++) {
+        int64_t b = i / r->K, k = i % r->K;
+        ts_image *im = &out[k * B + b];
+        if (st == TS_OK) st = keep(r, first + b, labels[b], (int)k, im);
+        else ts_image_free(im);
     }
     return st;
 }
@@ -115,8 +125,8 @@ static ts_status sample_all(sample_run *r)
     int64_t B = r->o->batch < r->total ? r->o->batch : r->total;
     int64_t pixels = (int64_t)r->t->c.image_size * r->t->c.image_size * 3;
     int32_t *labels = malloc((size_t)B * sizeof *labels);
-    float *images = malloc((size_t)(B * pixels) * sizeof *images);
-    ts_image *out = calloc((size_t)B, sizeof *out);
+    float *images = malloc((size_t)(r->K * B * pixels) * sizeof *images);
+    ts_image *out = calloc((size_t)(r->K * B), sizeof *out);
     ts_status st = labels && images && out ? TS_OK : ts_fail(TS_E_NOMEM, "out of host memory");
     ts_progress *progress = ts_progress_new("sample", "img", r->total, 0);
     for (int64_t i = 0; i < r->total && st == TS_OK; i += B) {
@@ -182,8 +192,8 @@ static ts_status sample_npz(sample_run *r)
 
 static ts_status open_grid(sample_run *r)
 {
-    if (r->total > 10000)
-        return ts_fail(TS_E_ARG, "%lld pictures are too many for one grid (10000); give a folder", (long long)r->total);
+    if (r->total > 10000 / r->K)
+        return ts_fail(TS_E_ARG, "%lld pictures are too many for one grid (10000); give a folder", (long long)r->total * r->K);
     int side = r->t->c.image_size;
     r->cells = (class_of(r, r->total - 1, NULL) + 1) * r->columns;
     r->grid = calloc((size_t)r->cells, sizeof *r->grid);
@@ -218,6 +228,7 @@ static int sample(const sample_options *o)
     if (st == TS_OK) st = ts_generator_load(&r.m, d, o->generator);
     if (st == TS_OK) st = ts_generator_fits(r.m, r.t, o->tokenizer);
     if (st == TS_OK) st = parse_classes(&r);
+    r.K = st == TS_OK && o->show_scales ? r.t->q.p.K : 1;
     if (st == TS_OK) count_pictures(&r);
     double start = ts_seconds();
     if (st == TS_OK) st = sample_to(&r, &lock);
@@ -268,6 +279,9 @@ int cmd_sample(int argc, char **argv)
           .help = "draw from the likeliest that hold this probability; 1: all" },
         { .name = "temperature", .kind = OPT_FLOAT, .value = &o.temperature, .min = 1e-3, .max = 100, .argument = "X",
           .help = "logits are divided by it" },
+        { .name = "show-scales", .kind = OPT_FLAG, .value = &o.show_scales,
+          .help = "the picture after every scale: side by side in a grid, the last is the result; 000000.scale0.png and on in a "
+                  "folder" },
         { .name = "zoom", .kind = OPT_INT, .value = &o.zoom, .min = 1, .max = 16, .argument = "N",
           .help = "enlarge the grid: a pixel becomes N x N" },
         { .name = "no-metadata", .kind = OPT_FLAG, .value = &o.no_metadata, .help = "leave the settings out of the PNG files" },
@@ -278,6 +292,7 @@ int cmd_sample(int argc, char **argv)
     int n, code;
     if (opt_parse(argc, argv, &command, options, &positional, &n, &code)) return code;
     if (o.num && o.per_class_given) return report(ts_fail(TS_E_ARG, "--num and --per-class (-n) exclude each other"));
+    if (o.show_scales && pictures_is_npz(o.out)) return report(ts_fail(TS_E_ARG, "--show-scales: %s holds results alone", o.out));
     ts_signals_install();
     return sample(&o);
 }

@@ -22,9 +22,9 @@ ts_status pictures_from_float(ts_image *out, const float *x, int64_t B, int side
     return TS_OK;
 }
 
-ts_status pictures_write(const char *dir, int64_t n, const ts_image *im, const char *const (*text)[2], int n_text)
+ts_status pictures_write(const char *dir, int64_t n, int k, const ts_image *im, const char *const (*text)[2], int n_text)
 {
-    char *path = ts_format("%s/%06lld.png", dir, (long long)n);
+    char *path = k < 0 ? ts_format("%s/%06lld.png", dir, (long long)n) : ts_format("%s/%06lld.scale%d.png", dir, (long long)n, k);
     ts_status st = path ? ts_image_write_png(path, im, text, n_text) : ts_fail(TS_E_NOMEM, "out of host memory");
     free(path);
     return st;

@@ -8,8 +8,8 @@
 /* Float pictures (B,side,side,3) in [-1,1] to images; each is freed with ts_image_free. */
 ts_status pictures_from_float(ts_image *out, const float *x, int64_t B, int side);
 
-/* DIR/000000.png and on: number n. text as in ts_image_write_png. */
-ts_status pictures_write(const char *dir, int64_t n, const ts_image *im, const char *const (*text)[2], int n_text);
+/* DIR/000000.png and on: number n; DIR/000000.scale0.png for a scale k that is not negative. text as in ts_image_write_png. */
+ts_status pictures_write(const char *dir, int64_t n, int k, const ts_image *im, const char *const (*text)[2], int n_text);
 
 /* Does path name a PNG file, or NumPy arrays (by its ending), not a folder? */
 int pictures_is_png(const char *path);

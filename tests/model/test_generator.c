@@ -262,6 +262,34 @@ T_TEST(batches_threads_files)
     unlink(path);
 }
 
+/* The picture after scale k is the decoded sum of the tokens up to there; the last one is the result. */
+T_TEST(pictures_after_every_scale)
+{
+    (void)s;
+    enum { SCALES = 3 };
+    pair p = open_pair(be, &KINDS[0], THREADS, TS_MATH_F32, 0);
+    const ts_sampling how = TS_SAMPLING_DEFAULTS;
+    int64_t n = (int64_t)B * TINY_PIXELS;
+    float *scales = t_alloc((size_t)(SCALES * n) * sizeof *scales), *images = t_alloc((size_t)n * sizeof *images);
+    int32_t tokens[B * T];
+    T_OK(ts_generator_sample_scales(p.m, p.t, p.labels, B, &how, tokens, images, scales));
+    T_TRUE(memcmp(scales + (SCALES - 1) * n, images, (size_t)n * sizeof *images) == 0);
+    T_OK(ts_generator_sample(p.m, p.t, p.labels, B, &how, NULL, scales));
+    T_TRUE(memcmp(scales, images, (size_t)n * sizeof *images) == 0);
+    T_OK(ts_generator_sample_scales(p.m, p.t, p.labels, B, &how, NULL, NULL, scales));
+    ts_graph *g = p.t->g;
+    const quantizer *q = &p.t->q;
+    ts_tensor *f_hat = tg_zeros(g, TS_F32, 4, TG_DIMS(B, q->p.h, q->p.w, q->c.D));
+    for (int k = 0; k < SCALES; k++) {
+        quantizer_add(g, q, f_hat, quantizer_lookup(g, q, quantizer_upload(g, q, tokens, B, k), k), k);
+        tg_download(g, images, tokenizer_decode(g, p.t, f_hat));
+        T_OK(ts_graph_status(g));
+        T_TRUE(memcmp(scales + k * n, images, (size_t)n * sizeof *images) == 0);
+    }
+    ts_graph_reset(g);
+    close_pair(&p);
+}
+
 /* ts_generator_bits is the training loss in bits. */
 T_TEST(bits)
 {
@@ -320,6 +348,7 @@ int main(void)
     T_ADD1(u, drop_path);
     T_ADD1(u, cache_is_teacher_forcing);
     T_ADD1(u, batches_threads_files);
+    T_ADD1(u, pictures_after_every_scale);
     T_ADD1(u, bits);
     T_ADD1(u, refusals);
     return t_run(u);
