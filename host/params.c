@@ -332,16 +332,36 @@ static void describe(char *out, size_t room, int rank, const int64_t *shape)
     if (n < room) snprintf(out + n, room - n, "]");
 }
 
-/* What does not fit, collected into one line. */
+/* What does not fit, by kind, for one line: the first names of each kind, and how many there are. */
+typedef enum { MISSING, MISSHAPEN, UNKNOWN, COMPLAINTS } complaint;
+enum { NAMED = 20, NAME_SHOWN = 80 };
+
 typedef struct {
-    char text[700];
-    int n;
+    char text[COMPLAINTS][1100];
+    int shown[COMPLAINTS], n[COMPLAINTS];
 } complaints;
 
-static void complain(complaints *c, const char *what, const char *name, const char *detail)
+static void complain(complaints *c, complaint kind, const char *name, const char *detail)
 {
-    size_t at = strlen(c->text);
-    if (c->n++ < 4) snprintf(c->text + at, sizeof c->text - at, "%s%s %s%s", at ? "; " : "", what, name, detail);
+    static const char *const opening[COMPLAINTS] = { "missing ", "tensor ", "unknown tensor " };
+    char *text = c->text[kind];
+    size_t at = strlen(text), room = sizeof c->text[kind] - at;
+    if (c->n[kind]++ > c->shown[kind] || c->shown[kind] == NAMED) return;
+    int n = snprintf(text + at, room, "%s%.*s%s", at ? ", " : opening[kind], NAME_SHOWN, name, detail);
+    if (n >= 0 && (size_t)n < room) c->shown[kind]++;
+    else text[at] = '\0';
+}
+
+static ts_status report(const complaints *c, const ts_st_file *f)
+{
+    char all[sizeof c->text + 100] = "";
+    for (int k = 0; k < COMPLAINTS; k++) {
+        size_t at = strlen(all);
+        if (c->n[k] == 0) continue;
+        at += (size_t)snprintf(all + at, sizeof all - at, "%s%s", at ? "; " : "", c->text[k]);
+        if (c->n[k] > c->shown[k]) snprintf(all + at, sizeof all - at, " and %d more", c->n[k] - c->shown[k]);
+    }
+    return all[0] ? ts_fail(TS_E_DATA, "%s: does not fit its configuration: %s", ts_st_path(f), all) : TS_OK;
 }
 
 static const ts_st_tensor *find(const ts_st_file *f, const char *prefix, const char *name)
@@ -366,26 +386,24 @@ static void compare(const ts_params *p, const ts_st_file *f, const char *prefix,
         const ts_param *q = p->list[i];
         const ts_st_tensor *t = find(f, prefix, q->name);
         if (!t) {
-            if (!(q->flags & TS_PARAM_FROZEN)) complain(c, "missing", q->name, "");
+            if (!(q->flags & TS_PARAM_FROZEN)) complain(c, MISSING, q->name, "");
         } else if (!same_shape(q, t)) {
             char found[80], expected[80], detail[200];
             describe(found, sizeof found, t->rank, t->shape);
             describe(expected, sizeof expected, q->rank, q->shape);
             snprintf(detail, sizeof detail, " has shape %s, expected %s", found, expected);
-            complain(c, "tensor", q->name, detail);
+            complain(c, MISSHAPEN, q->name, detail);
         }
     }
     for (int i = 0; exact && i < ts_st_count(f); i++)
-        if (!wanted(p, prefix, ts_st_at(f, i)->name)) complain(c, "unknown tensor", ts_st_at(f, i)->name, "");
+        if (!wanted(p, prefix, ts_st_at(f, i)->name)) complain(c, UNKNOWN, ts_st_at(f, i)->name, "");
 }
 
 ts_status ts_params_load(ts_params *p, ts_buffer b, const ts_st_file *f, const char *prefix, int exact)
 {
-    complaints c = { "", 0 };
+    complaints c = { 0 };
     compare(p, f, prefix, exact, &c);
-    if (c.n > 4)
-        return ts_fail(TS_E_DATA, "%s: does not fit its configuration: %s; and %d more", ts_st_path(f), c.text, c.n - 4);
-    if (c.n > 0) return ts_fail(TS_E_DATA, "%s: does not fit its configuration: %s", ts_st_path(f), c.text);
+    TS_TRY(report(&c, f));
     float *x = malloc((size_t)largest(p) * 2 * sizeof *x);
     if (!x) return ts_fail(TS_E_NOMEM, "out of host memory");
     ts_status st = TS_OK;

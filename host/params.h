@@ -80,8 +80,8 @@ int ts_params_count(const ts_params *p);
 const ts_param *ts_params_at(const ts_params *p, int i);
 int64_t ts_params_floats(const ts_params *p); /* numbers in the model, padding not counted */
 
-/* Read one buffer from tensors called prefix + name. All that is missing or of another shape is reported in one line; with
- * exact, tensors of the file that no parameter wants are too. */
+/* Read one buffer from tensors called prefix + name. All that is missing or of another shape is reported in one line, by kind,
+ * up to 20 names of each; with exact, tensors of the file that no parameter wants are too. */
 ts_status ts_params_load(ts_params *p, ts_buffer buffer, const ts_st_file *f, const char *prefix, int exact);
 
 /* Write buffers[i] as tensors called prefixes[i] + name, F32 or BF16 (rounded to nearest even). */

@@ -4,7 +4,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-static _Thread_local char line[1024];
+static _Thread_local char line[4096];
 
 int ts_exit_code(ts_status st)
 {

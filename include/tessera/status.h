@@ -27,7 +27,7 @@ typedef enum {
 int ts_exit_code(ts_status st);
 
 /* Record the line for this thread and return st, so that `return ts_fail(TS_E_DATA, ...)` reads well.
- * The text is cut at 1023 bytes; newlines become spaces. */
+ * The text is cut at 4095 bytes; newlines become spaces. */
 ts_status ts_fail(ts_status st, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* The last line recorded by this thread; "" if none. Valid until the thread's next failure. */

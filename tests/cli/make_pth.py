@@ -90,15 +90,15 @@ class State(collections.OrderedDict):
         self[name + ".weight"], self[name + ".bias"] = weight(o, i), weight(o)
 
 
-def vae():
-    """32 channels, ch_mult 1,2, one block a level, latent 8 wide, 32 codes, scales 1,2,4 of 8x8 pictures."""
+def vae(z=8, codes=32):
+    """32 channels, ch_mult 1,2, one block a level, latent z wide, scales 1,2,4 of 8x8 pictures."""
     s = State()
     s.conv("encoder.conv_in", 3, 32, 3)
     s.res("encoder.down.0.block.0", 32, 32)
     s.conv("encoder.down.0.downsample.conv", 32, 32, 3)
     s.res("encoder.down.1.block.0", 32, 64)
     s.attn("encoder.down.1.attn.0", 64)
-    s.conv("decoder.conv_in", 8, 64, 3)
+    s.conv("decoder.conv_in", z, 64, 3)
     for half in "encoder", "decoder":
         s.res(half + ".mid.block_1", 64, 64)
         s.attn(half + ".mid.attn_1", 64)
@@ -109,14 +109,14 @@ def vae():
         s.res(f"decoder.up.0.block.{j}", 32 if j else 64, 32)
     s.conv("decoder.up.1.upsample.conv", 64, 64, 3)
     s.norm("encoder.norm_out", 64)
-    s.conv("encoder.conv_out", 64, 8, 3)
+    s.conv("encoder.conv_out", 64, z, 3)
     s.norm("decoder.norm_out", 32)
     s.conv("decoder.conv_out", 32, 3, 3)
     for j in range(4):
-        s.conv(f"quantize.quant_resi.qresi_ls.{j}", 8, 8, 3)
-    s["quantize.ema_vocab_hit_SV"], s["quantize.embedding.weight"] = weight(3, 32), weight(32, 8)
-    s.conv("quant_conv", 8, 8, 3)
-    s.conv("post_quant_conv", 8, 8, 3)
+        s.conv(f"quantize.quant_resi.qresi_ls.{j}", z, z, 3)
+    s["quantize.ema_vocab_hit_SV"], s["quantize.embedding.weight"] = weight(3, codes), weight(codes, z)
+    s.conv("quant_conv", z, z, 3)
+    s.conv("post_quant_conv", z, z, 3)
     return s
 
 
@@ -194,6 +194,8 @@ def make(folder):
         save(name + ".pth", s)
         with open(name + ".pth.json", "w") as f:
             json.dump({n: [t.storage.kind.__name__, t.shape, t.values()] for n, t in s.items()}, f)
+    save("codes.pth", vae(codes=31))
+    save("channels.pth", vae(z=4))
     good = open("vae.pth", "rb").read()
     open("cut.pth", "wb").write(good[:len(good) // 2])
     at = len(good) // 2
