@@ -41,14 +41,16 @@ CUDA_OBJ := $(if $(filter 1,$(CUDA)),$(CUDA_SRC:%.cu=$(B)/obj/%.o))
 CUDA_LIBS = $(if $(filter 1,$(CUDA)),-L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt)
 
 # The emulated device of tests/emu runs the same sources, compiled by the host compiler, in a second set of test programs.
-# -fsanitize=thread stands for the callbacks of every memory access; its library is not linked.
-EMU      := $(B)/emu
+# -fsanitize=thread stands for the callbacks of every memory access; its library is not linked. `make coverage-cuda` builds it with
+# gcc's counters instead, in a folder of its own.
+COVERAGE := $(filter coverage-cuda,$(MAKECMDGOALS))
+EMU      := $(B)/$(if $(COVERAGE),coverage,emu)
 EMU_FLAGS = -std=c++17 -g -O2 -march=$(ARCH) -fno-math-errno -fno-trapping-math -ffp-contract=off -Wall -Wextra -Wno-unknown-pragmas \
-            -Itests/emu/include -Iinclude -I. -MMD -MP
-EMU_HOOKS = $(if $(ASAN),$(SAN),-fsanitize=thread)
+            -DTS_EMU_CALLBACKS=$(if $(ASAN)$(COVERAGE),0,1) -Itests/emu/include -Iinclude -I. -MMD -MP
+EMU_HOOKS = $(if $(COVERAGE),-O0 --coverage,$(if $(ASAN),$(SAN),-fsanitize=thread))
 EMU_OBJ  := $(patsubst %.cu,$(EMU)/obj/%.o,$(filter-out %/cublas.cu,$(CUDA_SRC))) \
             $(patsubst %.cpp,$(EMU)/obj/%.o,$(filter-out %/test_emu.cpp,$(wildcard tests/emu/*.cpp))) $(EMU)/obj/host/backend.o
-EMU_LIBS  = $(LDLIBS) $(CHECK_LIBS) -lboost_context
+EMU_LIBS  = $(LDLIBS) $(CHECK_LIBS) -lboost_context $(if $(COVERAGE),--coverage)
 EMU_TESTS := $(patsubst %.c,$(EMU)/%,$(wildcard tests/op/test_*.c) tests/model/test_twins.c tests/host/test_device.c) $(EMU)/tests/emu/test_emu
 
 LDLIBS  := -ldnnl -lpng -ljpeg -larchive -ljansson -lxxhash -lpthread -lm $(CUDA_LIBS)
@@ -137,6 +139,10 @@ fuzz: $(FUZZ) ## run every fuzz program for FUZZ_SECONDS (60); best with ASAN=1
 	$(Q)set -e; for p in $(FUZZ); do echo "  FUZZ $$p"; \
 	    $$p --seconds $(FUZZ_SECONDS) --seed $$(date +%s) tests/fuzz/corpus/$${p##*/fuzz_}; done
 
+# LEAST=95: percent of all lines, less is a failure.
+coverage-cuda: $(EMU_TESTS) ## the lines of kernels/cuda that the tests on the emulated device run; lists the others
+	@LEAST=$(LEAST) tests/coverage.sh $(EMU)
+
 # ONLY=TEXT: only bugs with this in their file, test or description. TABLE=FILE: also write the table there.
 mutate: $(filter $(EMU)/tests/op/%,$(EMU_TESTS)) ## plant bugs in the CUDA kernels and see that the op tests notice (tools/mutate)
 	@tools/mutate/mutate.py --build $(B) --compile '$(CXX) $(EMU_FLAGS) $(EMU_HOOKS) -x c++ -c' --link '$(CXX) $(SAN) -fopenmp' \
@@ -166,6 +172,6 @@ clean: ## remove everything that was built
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
 
-.PHONY: all demo bench bootstrap emu-bootstrap check fuzz mutate install uninstall clean help
+.PHONY: all demo bench bootstrap emu-bootstrap check coverage-cuda fuzz mutate install uninstall clean help
 .SECONDARY:
 -include $(shell find $(B)/obj $(EMU)/obj -name '*.d' 2>/dev/null)

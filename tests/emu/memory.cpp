@@ -15,9 +15,7 @@
 
 #if defined __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
-enum { CALLBACKS = 0 }; /* nobody tells what kernels write */
 #else
-enum { CALLBACKS = 1 };
 #define ASAN_POISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
 #define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
 #endif
@@ -34,6 +32,7 @@ namespace emu
 namespace
 {
 
+/* TS_EMU_CALLBACKS is 0 where nobody tells what kernels write: AddressSanitizer, coverage. */
 constexpr size_t ARENA = (size_t)16 << 30, GAP = 256, PAGE = 4096;
 enum : unsigned char { NOTHING = 0, ALLOCATED = 1, WRITTEN = 2 };
 
@@ -190,7 +189,7 @@ void *device_alloc(size_t bytes)
     top = next;
     taken += bytes;
     blocks[at] = bytes;
-    memset(shadow + at, CALLBACKS ? ALLOCATED : WRITTEN, bytes);
+    memset(shadow + at, TS_EMU_CALLBACKS ? ALLOCATED : WRITTEN, bytes);
     ASAN_POISON_MEMORY_REGION(arena + at + bytes, next - at - bytes + GAP);
     return arena + at;
 }

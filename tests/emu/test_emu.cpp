@@ -10,12 +10,8 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.cuh"
 
-/* With AddressSanitizer there are no callbacks of single accesses, so neither races nor unwritten memory are seen. */
-#if defined __SANITIZE_ADDRESS__
-enum { CALLBACKS = 0 };
-#else
-enum { CALLBACKS = 1 };
-#endif
+/* Without callbacks of single accesses (AddressSanitizer, coverage) neither races nor unwritten memory are seen. */
+enum { CALLBACKS = TS_EMU_CALLBACKS };
 
 static ts_stream *s;
 
