@@ -123,8 +123,9 @@ ts_tensor *tg_cross_entropy(ts_graph *g, ts_tensor *logits, ts_tensor *target, f
 ts_tensor *tg_digit_head(ts_graph *g, ts_tensor *u, ts_tensor *b, ts_tensor *E, ts_tensor *W, ts_tensor *c,
                          ts_tensor *code, ts_tensor *scale_of, const ts_digit_head *d, float weight);
 
-/* --- sampling: idx (B,t) i32 --- */
+/* --- sampling: idx (B,t) i32; smooth: code (B,t,D) f32 --- */
 ts_tensor *tg_sample(ts_graph *g, ts_tensor *logits, const ts_sample *a);
+ts_tensor *tg_sample_smooth(ts_graph *g, ts_tensor *logits, ts_tensor *codebook, const ts_sample *a, float sharpen, float tau);
 ts_tensor *tg_sample_digits(ts_graph *g, ts_tensor *u, ts_tensor *b, ts_tensor *E, ts_tensor *W, ts_tensor *c,
                             const ts_digit_head *d, int k, const ts_sample *a);
 

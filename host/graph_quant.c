@@ -277,6 +277,21 @@ ts_tensor *tg_sample(ts_graph *g, ts_tensor *logits, const ts_sample *a)
     return idx;
 }
 
+ts_tensor *tg_sample_smooth(ts_graph *g, ts_tensor *logits, ts_tensor *codebook, const ts_sample *a, float sharpen, float tau)
+{
+    TG_READY(g, logits, codebook);
+    if (ts_tensor_count(logits) != (a->guided ? 2 : 1) * a->B * a->t * a->V)
+        return tg_mismatch(g, "sample_smooth", "(B or 2B, t, V)", logits);
+    if (codebook->rank != 2 || codebook->dim[0] != a->V) return tg_mismatch(g, "sample_smooth", "a codebook (V,D)", codebook);
+    const ts_smooth m = { codebook->dim[1], sharpen, tau };
+    ts_tensor *code = tg_new(g, TS_F32, 3, TG_DIMS(a->B, a->t, m.D));
+    ts_block *scratch = tg_scratch(g, TG_BE(g)->sample_scratch(TG_S(g), a));
+    if (g->status == TS_OK)
+        tg_check(g, TG_BE(g)->sample_smooth(TG_S(g), TG_F(code), TG_F(logits), TG_F(codebook), a, &m, scratch->p));
+    ts_block_drop(g->d, scratch);
+    return code;
+}
+
 ts_tensor *tg_sample_digits(ts_graph *g, ts_tensor *u, ts_tensor *b, ts_tensor *E, ts_tensor *W, ts_tensor *c,
                             const ts_digit_head *d, int k, const ts_sample *a)
 {

@@ -81,7 +81,8 @@ static ts_status count_bytes(const ts_npz *z, const char *type, int rank, const 
     int possible = *bytes > 0 && rank >= 0 && rank <= TS_NPZ_MAX_RANK;
     for (int i = 0; i < rank && possible; i++)
         possible = dims[i] >= 0 && !__builtin_mul_overflow(*bytes, dims[i], bytes) && *bytes < INT64_MAX - HEAD;
-    return possible ? TS_OK : ts_fail(TS_E_ARG, "%s: an array of type %s and rank %d is not possible", z->path, type, rank);
+    return possible ? TS_OK
+                    : ts_fail(TS_E_ARG, "%s: an array of type %s and rank %d is not possible", z->path, type, rank);
 }
 
 /* The .npy header: magic, version 1.0, length and text, padded to ALIGN. Returns its length. */

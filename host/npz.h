@@ -7,7 +7,8 @@
  *     ts_npz_array(z, "arr_1", ...);  ...
  *     ts_npz_commit(z);
  *
- * The same arrays are the same bytes: no time and no user is written. ZIP64 is used where an array or the file needs it.
+ * The same arrays are the same bytes: no time and no user is written. ZIP64 is used where an array or the file needs
+ * it.
  */
 #ifndef TS_NPZ_H
 #define TS_NPZ_H
@@ -24,8 +25,8 @@ typedef struct ts_npz ts_npz;
 /* As ts_file_create. */
 ts_status ts_npz_create(ts_npz **z, const char *path);
 
-/* Begin the next array. type: NumPy's, "|u1", "<i4", "<i8", "<f4". TS_E_ARG for another type or a shape that cannot be, or if the
- * array before it is not full. */
+/* Begin the next array. type: NumPy's, "|u1", "<i4", "<i8", "<f4". TS_E_ARG for another type or a shape that cannot be,
+ * or if the array before it is not full. */
 ts_status ts_npz_array(ts_npz *z, const char *name, const char *type, int rank, const int64_t *dims);
 
 /* The array's next n bytes. TS_E_ARG if they are more than are left. */

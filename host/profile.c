@@ -135,6 +135,10 @@
       (ts_stream * s, int32_t * idx, const float *u, const ts_digit_params *param, const ts_digit_head *d, int k,      \
        const ts_sample *a, void *scratch),                                                                             \
       (s, idx, u, param, d, k, a, scratch), 0)                                                                         \
+    X(sample_smooth,                                                                                                   \
+      (ts_stream * s, float *code, const float *logits, const float *codebook, const ts_sample *a,                     \
+       const ts_smooth *m, void *scratch),                                                                             \
+      (s, code, logits, codebook, a, m, scratch), 0)                                                                   \
     X(pixel_loss,                                                                                                      \
       (ts_stream * s, float *sums, float *dx, const float *x, const float *target, float w1, float w2, int64_t N),     \
       (s, sums, dx, x, target, w1, w2, N), 0)                                                                          \

@@ -42,6 +42,7 @@ struct kernel {
         ts_sample sample;
     } u;
     ts_digit_head head;
+    ts_smooth smooth;
     int64_t B, N; /* extents that u does not hold */
     ts_status (*run)(kernel *k);
     /* Largest error of a few outputs against a plain loop in double, relative to the sum of absolute terms; NULL: none.

@@ -402,6 +402,10 @@ RUN(run_sample)
 {
     return k->be->sample(k->s, INT(0), k->p[1], &k->u.sample, k->p[2]);
 }
+RUN(run_sample_smooth)
+{
+    return k->be->sample_smooth(k->s, k->p[0], k->p[1], k->p[2], &k->u.sample, &k->smooth, k->p[3]);
+}
 RUN(run_sample_digits)
 {
     return k->be->sample_digits(k->s, INT(0), k->p[1], &k->digits, &k->head, 3, &k->u.sample, k->p[6]);
@@ -435,6 +439,15 @@ MAKE(sample)
     SHAPE("B2x%lld t%lld V%lld k900 p.96", LL(a[0]), LL(a[1]), LL(a[2]));
     OUT(a[0] * a[1]), IN(2 * a[0] * a[1] * a[2]), SCRATCH(k->be->sample_scratch(k->s, &k->u.sample));
     k->run = run_sample;
+}
+/* B, t, V, D: the same, the last scale */
+MAKE(sample_smooth)
+{
+    k->u.sample = (ts_sample){ a[0], a[1], a[2], 1, 1.5f, 1, 900, 0.96f, 1, 0, 0 };
+    k->smooth = (ts_smooth){ a[3], 2, 0.0135f };
+    SHAPE("B2x%lld t%lld V%lld D%lld k900 p.96", LL(a[0]), LL(a[1]), LL(a[2]), LL(a[3]));
+    OUT(a[0] * a[1] * a[3]), IN(2 * a[0] * a[1] * a[2]), IN(a[2] * a[3]), SCRATCH(k->be->sample_scratch(k->s, &k->u.sample));
+    k->run = run_sample_smooth;
 }
 /* B, t, M: guided */
 MAKE(sample_digits)
@@ -484,6 +497,7 @@ const kernel_case KERNEL_CASES[] = {
     { "digit_head", { 32, 128 }, digit_head, 0 },
     { "cross_entropy", { 680, 4096 }, cross_entropy, 1 },
     { "sample", { 8, 64, 4096 }, sample, 1 },
+    { "sample_smooth", { 8, 64, 4096, 32 }, sample_smooth, 1 },
     { "sample_digits", { 8, 64, 128 }, sample_digits, 0 },
     { "adamw", { 5000000 }, adamw, 0 },
     { NULL, { 0 }, NULL, 0 },

@@ -100,6 +100,7 @@ typedef struct {
     ts_sample_scratch_fn *sample_scratch;
     ts_sample_fn *sample;
     ts_sample_digits_fn *sample_digits;
+    ts_sample_smooth_fn *sample_smooth;
     ts_pixel_loss_fn *pixel_loss;
     ts_grad_norm_fn *grad_norm;
     ts_adamw_fn *adamw;

@@ -10,7 +10,7 @@
 #include "kernels/cpu/stream.h"
 #include "tessera/philox.h"
 
-enum { MAX_V = 4 * 65536, LANES = 32 };
+enum { MAX_V = 4 * 65536, LANES = 32, PARTIALS = 8, CHANNELS = 64 };
 
 /* Working memory for V classes; of these the first n, in the order of v, are still in the draw. */
 typedef struct {
@@ -59,6 +59,22 @@ static ts_status check(const ts_sample *a)
     if (a->top_k < 0) return ts_fail(TS_E_ARG, "sample: top-k %d, expected 0 (off) or more", a->top_k);
     if (!(a->top_p > 0 && a->top_p <= 1))
         return ts_fail(TS_E_ARG, "sample: top-p %g, expected above 0, up to 1", (double)a->top_p);
+    return TS_OK;
+}
+
+static ts_status check_V(const ts_sample *a)
+{
+    if (a->V >= 1 && a->V <= MAX_V) return TS_OK;
+    return ts_fail(TS_E_ARG, "sample: %lld classes, expected 1..%d", (long long)a->V, (int)MAX_V);
+}
+
+static ts_status check_smooth(const ts_smooth *m)
+{
+    if (m->D < 1) return ts_fail(TS_E_ARG, "sample: a codebook of %lld channels", (long long)m->D);
+    if (!(m->sharpen > 0 && isfinite(m->sharpen)))
+        return ts_fail(TS_E_ARG, "sample: logits times %g, expected a number above 0", (double)m->sharpen);
+    if (!(m->tau > 0 && isfinite(m->tau)))
+        return ts_fail(TS_E_ARG, "sample: tau %g, expected a number above 0", (double)m->tau);
     return TS_OK;
 }
 
@@ -204,24 +220,50 @@ static void add_gumbel(row *r, int64_t n, uint64_t seed, place at)
     for (int64_t i = 0; i < n; i++) l[i] -= ts_logf(-ts_logf(unit[v[i]]));
 }
 
+/* Top-k and top-p of n logits in r->l; how many are left, 0 if the logits allow no draw. Greedy keeps one. */
+static int64_t keep(row *r, int64_t n, const ts_sample *a)
+{
+    float max = largest(r->l, n);
+    if (!isfinite(max)) return 0;
+    if (a->top_k == 1) {
+        int32_t i = 0;
+        while (r->l[i] < max) i++;
+        r->l[0] = max;
+        r->v[0] = i;
+        return 1;
+    }
+    for (int64_t i = 0; i < n; i++) r->v[i] = (int32_t)i;
+    if (a->top_k > 0 && a->top_k < n) n = keep_top_k(r, n, a->top_k);
+    if (a->top_p < 1) n = keep_top_p(r, n, max, a->top_p);
+    return n;
+}
+
 /* One class from the n logits in r->l, which are used up. -1 if they allow no draw. */
 static int32_t draw(row *r, int64_t n, const ts_sample *a, place at)
 {
+    n = keep(r, n, a);
+    if (n == 0) return -1;
+    if (a->top_k == 1) return r->v[0];
+    add_gumbel(r, n, a->seed, at);
     float max = largest(r->l, n);
-    if (!isfinite(max)) return -1;
-    for (int64_t i = 0; i < n; i++) r->v[i] = (int32_t)i;
-    if (a->top_k != 1) {
-        if (a->top_k > 0 && a->top_k < n) n = keep_top_k(r, n, a->top_k);
-        if (a->top_p < 1) n = keep_top_p(r, n, max, a->top_p);
-        add_gumbel(r, n, a->seed, at);
-        max = largest(r->l, n);
-    }
     int64_t i = 0;
     while (r->l[i] < max) i++;
     return r->v[i];
 }
 
-/* rows is the smallest row without a draw, or B t if all had one. */
+/* Token n of this call. */
+static place place_of(const ts_sample *a, int64_t n)
+{
+    return (place){ 0, (uint32_t)(a->token0 + n % a->t), a->image0 + (uint64_t)(n / a->t) };
+}
+
+static void mix_row(row *r, const float *logits, const ts_sample *a, int64_t n)
+{
+    const float *cond = logits + n * a->V;
+    mix(r->l, cond, a->guided ? cond + a->B * a->t * a->V : NULL, a, a->V);
+}
+
+/* bad is the smallest row without a draw, or B t if all had one. */
 static ts_status report(const ts_sample *a, int64_t bad)
 {
     if (bad == a->B * a->t) return TS_OK;
@@ -232,20 +274,92 @@ static ts_status report(const ts_sample *a, int64_t bad)
 ts_status sample_cpu(ts_stream *s, int32_t *idx, const float *logits, const ts_sample *a, void *scratch)
 {
     TS_TRY(check(a));
-    if (a->V < 1 || a->V > MAX_V)
-        return ts_fail(TS_E_ARG, "sample: %lld classes, expected 1..%d", (long long)a->V, MAX_V);
+    TS_TRY(check_V(a));
     int64_t rows = a->B * a->t, bad = rows;
 #pragma omp parallel num_threads(s->threads) reduction(min : bad)
     {
         row r = row_of(a, scratch);
 #pragma omp for schedule(dynamic, 4)
         for (int64_t n = 0; n < rows; n++) {
-            const float *cond = logits + n * a->V, *uncond = a->guided ? cond + rows * a->V : NULL;
-            place at = { 0, (uint32_t)(a->token0 + n % a->t), a->image0 + (uint64_t)(n / a->t) };
-            mix(r.l, cond, uncond, a, a->V);
-            int32_t v = draw(&r, a->V, a, at);
+            mix_row(&r, logits, a, n);
+            int32_t v = draw(&r, a->V, a, place_of(a, n));
             if (v < 0 && n < bad) bad = n;
             idx[n] = v < 0 ? 0 : v;
+        }
+    }
+    return report(a, bad);
+}
+
+/* l becomes e of the contract, and the classes are those where it is not 0: how many; none if there is no draw. */
+static int64_t weigh(row *r, int64_t n, const ts_sample *a, const ts_smooth *m, place at)
+{
+    n = keep(r, n, a);
+    if (n == 0) return 0;
+    if (a->top_k == 1) return r->l[0] = 1, 1;
+    float *l = r->l, sharpen = m->sharpen, tau = m->tau;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) l[i] *= sharpen;
+    add_gumbel(r, n, a->seed, at);
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) l[i] /= tau;
+    float max = largest(l, n);
+    if (!isfinite(max)) return 0;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) l[i] = ts_expf(l[i] - max);
+    int64_t kept = 0;
+    for (int64_t i = 0; i < n; i++) {
+        l[kept] = l[i];
+        r->v[kept] = r->v[i];
+        kept += l[i] > 0;
+    }
+    return kept;
+}
+
+static float sum_of(const float *part, int64_t stride)
+{
+    float sum = part[0];
+    for (int j = 1; j < PARTIALS; j++) sum += part[j * stride];
+    return sum;
+}
+
+/* code (D) = the mean of the codebook's rows r->v, weighted by r->l. */
+static void mean_row(float *code, const row *r, int64_t n, const float *codebook, int64_t D)
+{
+    float part[PARTIALS][CHANNELS], whole[PARTIALS] = { 0 };
+    for (int64_t i = 0; i < n; i++) whole[r->v[i] % PARTIALS] += r->l[i];
+    float Z = sum_of(whole, 1);
+    for (int64_t d0 = 0; d0 < D; d0 += CHANNELS) {
+        int64_t some = D - d0 < CHANNELS ? D - d0 : CHANNELS;
+        memset(part, 0, sizeof part);
+        for (int64_t i = 0; i < n; i++) {
+            const float *E = codebook + r->v[i] * D + d0;
+            float *sum = part[r->v[i] % PARTIALS], e = r->l[i];
+#pragma omp simd
+            for (int64_t d = 0; d < some; d++) sum[d] = fmaf(e, E[d], sum[d]);
+        }
+        for (int64_t d = 0; d < some; d++) code[d0 + d] = sum_of(&part[0][d], CHANNELS) / Z;
+    }
+}
+
+ts_status sample_smooth_cpu(ts_stream *s, float *code, const float *logits, const float *codebook, const ts_sample *a,
+                            const ts_smooth *m, void *scratch)
+{
+    TS_TRY(check(a));
+    TS_TRY(check_V(a));
+    TS_TRY(check_smooth(m));
+    int64_t rows = a->B * a->t, bad = rows;
+#pragma omp parallel num_threads(s->threads) reduction(min : bad)
+    {
+        row r = row_of(a, scratch);
+#pragma omp for schedule(dynamic, 4)
+        for (int64_t n = 0; n < rows; n++) {
+            mix_row(&r, logits, a, n);
+            int64_t kept = weigh(&r, a->V, a, m, place_of(a, n));
+            if (kept == 0 && n < bad) bad = n;
+            if (kept == 0)
+                memset(code + n * m->D, 0, (size_t)m->D * sizeof *code);
+            else
+                mean_row(code + n * m->D, &r, kept, codebook, m->D);
         }
     }
     return report(a, bad);
@@ -315,8 +429,7 @@ ts_status sample_digits_cpu(ts_stream *s, int32_t *idx, const float *u, const ts
 #pragma omp parallel for num_threads(s->threads) schedule(dynamic, 4) reduction(min : bad)
     for (int64_t n = 0; n < rows; n++) {
         const float *cond = u + n * d->M, *uncond = a->guided ? cond + rows * d->M : NULL;
-        place at = { 0, (uint32_t)(a->token0 + n % a->t), a->image0 + (uint64_t)(n / a->t) };
-        int32_t code = draw_code(cond, uncond, k, param, d, a, at);
+        int32_t code = draw_code(cond, uncond, k, param, d, a, place_of(a, n));
         if (code < 0 && n < bad) bad = n;
         idx[n] = code < 0 ? 0 : code;
     }

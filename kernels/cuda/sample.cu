@@ -8,7 +8,7 @@
 #include "kernels/cuda/launch.cuh"
 #include "tessera/philox.h"
 
-enum { MAX_V = 4 * 65536, SAMPLE_BLOCKS = 264, SHARED_V = 10 << 10 };
+enum { MAX_V = 4 * 65536, SAMPLE_BLOCKS = 264, SHARED_V = 10 << 10, SMOOTH_WARPS = 8 };
 
 /* What names a draw beside its class. */
 struct place {
@@ -40,6 +40,22 @@ static ts_status check(const ts_sample *a)
     if (a->top_k < 0) return ts_fail(TS_E_ARG, "sample: top-k %d, expected 0 (off) or more", a->top_k);
     if (!(a->top_p > 0 && a->top_p <= 1))
         return ts_fail(TS_E_ARG, "sample: top-p %g, expected above 0, up to 1", (double)a->top_p);
+    return TS_OK;
+}
+
+static ts_status check_V(const ts_sample *a)
+{
+    if (a->V >= 1 && a->V <= MAX_V) return TS_OK;
+    return ts_fail(TS_E_ARG, "sample: %lld classes, expected 1..%d", (long long)a->V, (int)MAX_V);
+}
+
+static ts_status check_smooth(const ts_smooth *m)
+{
+    if (m->D < 1) return ts_fail(TS_E_ARG, "sample: a codebook of %lld channels", (long long)m->D);
+    if (!(m->sharpen > 0 && isfinite(m->sharpen)))
+        return ts_fail(TS_E_ARG, "sample: logits times %g, expected a number above 0", (double)m->sharpen);
+    if (!(m->tau > 0 && isfinite(m->tau)))
+        return ts_fail(TS_E_ARG, "sample: tau %g, expected a number above 0", (double)m->tau);
     return TS_OK;
 }
 
@@ -186,13 +202,18 @@ static __device__ inline place place_of(const ts_sample &a, int64_t n)
     return place{ 0, (uint32_t)(a.token0 + n % a.t), a.image0 + (uint64_t)(n / a.t) };
 }
 
-/* Thread 0 leaves the result; the first draw that failed is kept for stream_sync, in an order that does not depend on
- * the order of blocks. */
+/* The first draw that failed is kept for stream_sync, in an order that does not depend on the order of blocks. */
+static __device__ inline void note_bad(place at, unsigned long long *bad_draw)
+{
+    atomicMin(bad_draw, (unsigned long long)(at.image << 32 | at.token));
+}
+
+/* Thread 0 leaves the result. */
 static __device__ inline void finish(int32_t *idx, int32_t v, place at, unsigned long long *bad_draw)
 {
     if (threadIdx.x != 0) return;
     *idx = v < 0 ? 0 : v;
-    if (v < 0) atomicMin(bad_draw, (unsigned long long)(at.image << 32 | at.token));
+    if (v < 0) note_bad(at, bad_draw);
 }
 
 static __global__ void sample_k1(int32_t *idx, const float *logits, ts_sample a, float *spill,
@@ -235,12 +256,105 @@ static int threads_for(int64_t V)
 ts_status sample_cuda(ts_stream *s, int32_t *idx, const float *logits, const ts_sample *a, void *scratch)
 {
     TS_TRY(check(a));
-    if (a->V < 1 || a->V > MAX_V)
-        return ts_fail(TS_E_ARG, "sample: %lld classes, expected 1..%d", (long long)a->V, (int)MAX_V);
+    TS_TRY(check_V(a));
     if (a->B * a->t == 0) return TS_OK;
     const bool spilled = a->V > SHARED_V;
     return TS_LAUNCH(sample_k1, blocks_for(a->B * a->t), threads_for(a->V), spilled ? 0 : sizeof(float) * (size_t)a->V,
                      s, idx, logits, *a, spilled ? (float *)scratch : nullptr, s->bad_draw);
+}
+
+/* l becomes e of the contract, 0 for the classes that are not in the draw. False if there is none. All threads get it;
+ * a barrier is behind l. */
+static __device__ inline bool weigh(float *l, int n, const ts_sample &a, const ts_smooth &m, place where, reducer *room)
+{
+    choice best = { -INFINITY, 0 };
+    EACH_CLASS(v, n) best = better(best, choice{ l[v], v });
+    best = block_best(best, room);
+    if (!isfinite(best.value)) return false;
+    if (a.top_k == 1) {
+        EACH_CLASS(v, n) l[v] = v == best.v ? 1.0f : 0.0f;
+        __syncthreads();
+        return true;
+    }
+    cut at = { 0, 0 };
+    if (a.top_k > 0 && a.top_k < n) at.key = kth_largest(l, n, a.top_k, room);
+    if (a.top_p < 1) at = keep_top_p(l, n, at.key, best.value, a.top_p, room);
+    best = choice{ -INFINITY, MAX_V };
+    EACH_CLASS(v, n)
+    {
+        const uint32_t key = key_of(l[v]);
+        if (key < at.key || (key == at.key && v < at.first))
+            l[v] = -INFINITY;
+        else
+            l[v] = (m.sharpen * l[v] - ts_logf(-ts_logf(unit_of(v, a.seed, where)))) / m.tau;
+        best = better(best, choice{ l[v], v });
+    }
+    const float max = block_best(best, room).value;
+    if (!isfinite(max)) return false;
+    EACH_CLASS(v, n) l[v] = ts_expf(l[v] - max);
+    __syncthreads();
+    return true;
+}
+
+/* code (D) = the mean of the codebook's rows, weighted by e: a warp for each partial sum, a lane for each channel. */
+static __device__ inline void mean_row(float *code, const float *e, const float *codebook, int V, int64_t D,
+                                       float (*part)[WARP], float *whole)
+{
+    const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    float Z = 0;
+    for (int v = warp; v < V; v += SMOOTH_WARPS)
+        if (e[v] > 0) Z += e[v];
+    if (lane == 0) whole[warp] = Z;
+    for (int64_t d0 = 0; d0 < D; d0 += WARP) {
+        const int64_t d = d0 + lane;
+        float sum = 0;
+        for (int v = warp; v < V; v += SMOOTH_WARPS)
+            if (e[v] > 0 && d < D) sum = fmaf(e[v], codebook[v * D + d], sum);
+        part[warp][lane] = sum;
+        __syncthreads();
+        if (warp == 0 && d < D) {
+            sum = part[0][lane], Z = whole[0];
+            for (int j = 1; j < SMOOTH_WARPS; j++) sum += part[j][lane], Z += whole[j];
+            code[d] = sum / Z;
+        }
+        __syncthreads();
+    }
+}
+
+static __global__ void sample_smooth_k1(float *code, const float *logits, const float *codebook, ts_sample a,
+                                        ts_smooth m, float *spill, unsigned long long *bad_draw)
+{
+    TS_SHARED(shared);
+    __shared__ reducer room;
+    __shared__ float part[SMOOTH_WARPS][WARP], whole[SMOOTH_WARPS];
+    const int V = (int)a.V;
+    float *l = spill ? spill + (int64_t)blockIdx.x * V : (float *)shared;
+    const int64_t rows = a.B * a.t;
+    for (int64_t n = blockIdx.x; n < rows; n += gridDim.x) {
+        const float *cond = logits + n * a.V;
+        mix(l, cond, a.guided ? cond + rows * a.V : nullptr, a, V);
+        __syncthreads();
+        if (weigh(l, V, a, m, place_of(a, n), &room)) {
+            mean_row(code + n * m.D, l, codebook, V, m.D, part, whole);
+            continue;
+        }
+        for (int64_t d = threadIdx.x; d < m.D; d += blockDim.x) code[n * m.D + d] = 0;
+        if (threadIdx.x == 0) note_bad(place_of(a, n), bad_draw);
+        __syncthreads();
+    }
+}
+
+ts_status sample_smooth_cuda(ts_stream *s, float *code, const float *logits, const float *codebook, const ts_sample *a,
+                             const ts_smooth *m, void *scratch)
+{
+    TS_TRY(check(a));
+    TS_TRY(check_V(a));
+    TS_TRY(check_smooth(m));
+    if (a->B * a->t == 0) return TS_OK;
+    const bool spilled = a->V > SHARED_V;
+    return TS_LAUNCH(sample_smooth_k1, blocks_for(a->B * a->t), SMOOTH_WARPS * WARP,
+                     spilled ? 0 : sizeof(float) * (size_t)a->V, s, code, logits, codebook, *a, *m,
+                     spilled ? (float *)scratch : nullptr, s->bad_draw);
 }
 
 /* The logits of digit i after digit[0..i-1], by one warp, summed in the contract's 32 lanes. g: (M) of shared memory,

@@ -26,8 +26,8 @@ static int files(char *name)
     return n;
 }
 
-static ts_status write_array(ts_npz *z, const char *name, const char *type, int rank, const int64_t *dims, const void *bytes,
-                             size_t n, size_t piece)
+static ts_status write_array(ts_npz *z, const char *name, const char *type, int rank, const int64_t *dims,
+                             const void *bytes, size_t n, size_t piece)
 {
     ts_status st = ts_npz_array(z, name, type, rank, dims);
     for (size_t i = 0; i < n && st == TS_OK; i += piece)
