@@ -19,6 +19,7 @@ struct ts_params {
     int64_t total, decayed; /* floats, with padding */
     ts_block *buffer[TS_BUFFERS];
     int failed;
+    int frozen; /* the device takes the weights for constant */
 };
 
 ts_status ts_params_new(ts_params **out)
@@ -27,9 +28,25 @@ ts_status ts_params_new(ts_params **out)
     return *out ? TS_OK : ts_fail(TS_E_NOMEM, "out of host memory");
 }
 
+/* Before any weight changes. */
+static void thaw(ts_params *p)
+{
+    if (p->frozen) p->d->be->mem_constant(p->d->s, p->buffer[TS_BUFFER_WEIGHT]->p, 0, 0);
+    p->frozen = 0;
+}
+
+ts_status ts_params_freeze(ts_params *p)
+{
+    if (p->frozen) return TS_OK;
+    TS_TRY(p->d->be->mem_constant(p->d->s, p->buffer[TS_BUFFER_WEIGHT]->p, (size_t)p->total * sizeof(float), 1));
+    p->frozen = 1;
+    return TS_OK;
+}
+
 void ts_params_free(ts_params *p)
 {
     if (!p) return;
+    thaw(p);
     for (int i = 0; i < p->n; i++) {
         free(p->list[i]->name);
         free(p->list[i]);
@@ -246,6 +263,7 @@ static int64_t largest(const ts_params *p)
 
 ts_status ts_params_init(ts_params *p, uint64_t seed)
 {
+    thaw(p);
     float *x = malloc((size_t)largest(p) * 2 * sizeof *x);
     if (!x) return ts_fail(TS_E_NOMEM, "out of host memory");
     ts_status st = TS_OK;
@@ -277,6 +295,7 @@ ts_status ts_params_put(ts_params *p, const ts_tensor *t, const float *x)
 {
     const ts_param *q = param_of(p, t);
     if (!q) return no_parameter();
+    thaw(p);
     float *copy = malloc((size_t)q->count * 2 * sizeof *copy);
     if (!copy) return ts_fail(TS_E_NOMEM, "out of host memory");
     ts_status st = TS_OK;
@@ -308,6 +327,7 @@ ts_status ts_params_carry(ts_params *p, const ts_tensor *t)
 
 void ts_params_swap_ema(ts_params *p)
 {
+    thaw(p);
     ts_block *w = p->buffer[TS_BUFFER_WEIGHT];
     p->buffer[TS_BUFFER_WEIGHT] = p->buffer[TS_BUFFER_EMA];
     p->buffer[TS_BUFFER_EMA] = w;
@@ -401,6 +421,7 @@ static void compare(const ts_params *p, const ts_st_file *f, const char *prefix,
 
 ts_status ts_params_load(ts_params *p, ts_buffer b, const ts_st_file *f, const char *prefix, int exact)
 {
+    thaw(p);
     complaints c = { 0 };
     compare(p, f, prefix, exact, &c);
     TS_TRY(report(&c, f));

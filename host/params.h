@@ -76,6 +76,9 @@ ts_status ts_params_carry(ts_params *p, const ts_tensor *t);
 /* Exchange weights and moving average, as evaluation does before and after. */
 void ts_params_swap_ema(ts_params *p);
 
+/* The weights will not change any more: the device may keep them in a layout of its own. Putting or loading values ends that. */
+ts_status ts_params_freeze(ts_params *p);
+
 int ts_params_count(const ts_params *p);
 const ts_param *ts_params_at(const ts_params *p, int i);
 int64_t ts_params_floats(const ts_params *p); /* numbers in the model, padding not counted */

@@ -129,6 +129,7 @@ static ts_status load_from(ts_generator **m, ts_device *d, const ts_st_file *f, 
     if (st == TS_OK) st = build(m, d, &c, 0);
     if (st == TS_OK) st = read_extras(*m, tokenizer, classes, path);
     if (st == TS_OK) st = ts_params_load((*m)->params, TS_BUFFER_WEIGHT, f, "", 1);
+    if (st == TS_OK) st = ts_params_freeze((*m)->params);
     json_decref(tokenizer);
     json_decref(classes);
     return st;

@@ -88,6 +88,7 @@ ts_status ts_tokenizer_load(ts_tokenizer **t, ts_device *d, const char *path)
     if (st == TS_OK) st = ts_tokenizer_config_read(&c, o, path);
     if (st == TS_OK) st = build(t, d, &c, 0);
     if (st == TS_OK) st = ts_params_load((*t)->params, TS_BUFFER_WEIGHT, f, "", 1);
+    if (st == TS_OK) st = ts_params_freeze((*t)->params);
     if (st == TS_OK) st = ts_file_hash(path, (*t)->hash, &bytes);
     json_decref(o);
     ts_st_close(f);

@@ -50,6 +50,9 @@ typedef struct {
     ts_status (*download)(ts_stream *s, void *host, const void *device, size_t bytes);
     ts_status (*copy)(ts_stream *s, void *to, const void *from, size_t bytes);
     ts_status (*zero)(ts_stream *s, void *p, size_t bytes);
+    /* on: the bytes from p will not change until the same p is given with on = 0 (bytes is not read then), so a backend may keep
+     * copies of weights in a layout of its own. Declared ranges do not overlap. Results are the same, bit for bit. */
+    ts_status (*mem_constant)(ts_stream *s, const void *p, size_t bytes, int on);
 
     ts_linear_scratch_fn *linear_scratch;
     ts_linear_fwd_fn *linear_fwd;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "kernels/cpu/onednn.h"
+#include "kernels/cpu/packed.h"
 #include "kernels/cpu/stream.h"
 
 enum { ALIGN = 256, CHUNK = 1 << 20 };
@@ -82,6 +83,7 @@ void stream_free_cpu(ts_stream *s)
 {
     if (!s) return;
     dnn_cache_free(s->dnn);
+    packed_free(s->packed);
     free(s);
 }
 

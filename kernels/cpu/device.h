@@ -15,5 +15,6 @@ ts_status upload_cpu(ts_stream *s, void *device, const void *host, size_t bytes)
 ts_status download_cpu(ts_stream *s, void *host, const void *device, size_t bytes);
 ts_status copy_cpu(ts_stream *s, void *to, const void *from, size_t bytes);
 ts_status zero_cpu(ts_stream *s, void *p, size_t bytes);
+ts_status mem_constant_cpu(ts_stream *s, const void *p, size_t bytes, int on);
 
 #endif

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "kernels/cpu/bf16.h"
+#include "kernels/cpu/packed.h"
 #include "kernels/cpu/stream.h"
 
 enum { ALIGN = 64, FIRST_SLOTS = 64 };
@@ -311,13 +312,13 @@ static dnnl_status_t move(const dnn_plan *p, const operand *o, dnnl_stream_t str
     return dnnl_primitive_execute(o->reorder, stream, 3, arg);
 }
 
-static dnnl_status_t bring(const dnn_plan *p, const operand *o, ts_stream *s, void *tensor, char *scratch)
+static dnnl_status_t bring(const dnn_plan *p, const operand *o, ts_stream *s, void *tensor, char *scratch, void *prim)
 {
     if (p->round && o->role == DNN_FACTOR) {
         round_all((float *)(scratch + o->rounded_at), tensor, o->elements, s->threads);
         tensor = scratch + o->rounded_at;
     }
-    void *prim = o->how == DIRECT ? tensor : scratch + o->prim_at;
+    if (o->how == DIRECT) prim = tensor;
     DNN_TRY(dnnl_memory_set_data_handle(o->prim, prim));
     if (o->how == NARROW) narrow_all(prim, tensor, o->elements, s->threads);
     if (o->how != REORDER) return dnnl_success;
@@ -327,10 +328,26 @@ static dnnl_status_t bring(const dnn_plan *p, const operand *o, ts_stream *s, vo
     return move(p, o, s->dnn->stream, DNNL_ARG_FROM, DNNL_ARG_TO);
 }
 
+/* Weights that do not change are brought once; everything else, each time, to scratch. */
+static dnnl_status_t bring_weights(const dnn_plan *p, const operand *o, ts_stream *s, void *tensor, char *scratch)
+{
+    const dnnl_memory_desc_t *md;
+    int is_new = 0;
+    DNN_TRY(dnnl_memory_get_memory_desc(o->prim, &md));
+    void *copy = packed_get(s, tensor, md, p->round, &is_new);
+    if (copy && !is_new) return dnnl_memory_set_data_handle(o->prim, copy);
+    return bring(p, o, s, tensor, scratch, copy ? copy : scratch + o->prim_at);
+}
+
 static dnnl_status_t run(dnn_plan *p, ts_stream *s, void *const *tensors, char *scratch)
 {
     DNN_TRY(dnnl_memory_set_data_handle(p->pad, scratch + p->pad_at));
-    for (int i = 0; i < p->n_ops; i++) DNN_TRY(bring(p, &p->op[i], s, tensors[i], scratch));
+    for (int i = 0; i < p->n_ops; i++) {
+        const operand *o = &p->op[i];
+        const int keep = p->exec[i].arg == DNNL_ARG_WEIGHTS && o->how != DIRECT && packed_constant(s, tensors[i]);
+        DNN_TRY(keep ? bring_weights(p, o, s, tensors[i], scratch)
+                     : bring(p, o, s, tensors[i], scratch, scratch + o->prim_at));
+    }
     DNN_TRY(dnnl_primitive_execute(p->prim, s->dnn->stream, p->n_ops + 1, p->exec));
     for (int i = 0; i < p->n_ops; i++)
         if (p->op[i].reorder && (p->op[i].role == DNN_SET || p->op[i].role == DNN_ADD))

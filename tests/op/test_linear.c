@@ -242,6 +242,37 @@ T_TEST(a_row_does_not_depend_on_the_others)
     for (int i = 0; i < 2; i++) be->stream_free(streams[i]);
 }
 
+/* Weights that were declared constant are kept in another layout: the bits stay the same, for every number of rows, and a weight
+ * that changes after the declaration was taken back is seen, also when another declaration follows. */
+T_TEST(constant_weights)
+{
+    static const int64_t N[] = { 1, 2, 40, 170 };
+    enum { MOST = 170, I = 96, O = 80, W = I * O };
+    t_buf *x = T_INF(t_normals(MOST * I, 1, 1), MOST * I), *b = T_INF(t_normals(O, 1, 3), O);
+    t_buf *want = T_OUTF(MOST * O), *y = T_OUTF(MOST * O), *w = T_INF(t_normals(2 * W, 1, 2), 2 * W);
+    for (int round = 0; round < 3; round++) {
+        if (round != 1) T_OK(be->mem_constant(s, w->dev, 2 * W * sizeof(float), 1));
+        for (int i = 0; i < 16; i++) { /* twice each: the second time nothing is brought */
+            const ts_linear l = { N[i / 4], I, O, i & 1 ? TS_MATH_BF16 : TS_MATH_F32 };
+            const float *weights = (const float *)w->dev + (i & 2 ? W : 0);
+            void *scratch = T_SCRATCH(be->linear_scratch(s, &l, 0));
+            ts_stream *plain;
+            T_OK(be->stream_new(&plain, 0, 2));
+            T_OK(be->linear_fwd(plain, want->dev, x->dev, weights, b->dev, &l, scratch));
+            T_OK(be->stream_sync(plain));
+            be->stream_free(plain);
+            for (int twice = 0; twice < 2; twice++) {
+                T_OK(be->linear_fwd(s, y->dev, x->dev, weights, b->dev, &l, scratch));
+                t_down(y);
+                t_down(want);
+                T_TRUE(memcmp(T_F(y), T_F(want), (size_t)(l.N * O) * 4) == 0);
+            }
+        }
+        if (round != 1) T_OK(be->mem_constant(s, w->dev, 0, 0));
+        T_OK(be->upload(s, w->dev, t_normals(2 * W, 1, 20 + (uint64_t)round), 2 * W * sizeof(float)));
+    }
+}
+
 int main(void)
 {
     Suite *u = t_suite("op_linear");
@@ -251,6 +282,7 @@ int main(void)
     T_ADD(u, bfloat16_rounds_to_even);
     T_ADD(u, not_a_number_and_infinity_stay_in_their_row);
     T_ADD(u, no_rows);
+    T_ADD(u, constant_weights);
     T_ADD(u, a_row_does_not_depend_on_the_others);
     return t_run(u);
 }
