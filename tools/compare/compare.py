@@ -130,7 +130,7 @@ class Tessera:
         self.o, self.dtype, self.name = o, dtype, f"tessera {dtype}"
 
     def bench(self, what, stage, batch):
-        words = ["bench", what, "--tokenizer", self.o.tokenizer, "--batch", batch, "--seconds", 0.01, "--dtype", self.dtype]
+        words = ["bench", what, "--tokenizer", self.o.tokenizer, "--batch", batch, "--seconds", 0, "--dtype", self.dtype]
         rows = tessera(self.o, *words, *(["--generator", self.o.generator] if what == "sample" else []), wants_json=True)
         rows = rows["results"] if isinstance(rows, dict) else rows
         return next(r["median_ms"] for r in rows if r.get("stage") == stage) / 1e3
