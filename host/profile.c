@@ -20,6 +20,7 @@
     X(download, (ts_stream * s, void *host, const void *device, size_t bytes), (s, host, device, bytes), 0)            \
     X(copy, (ts_stream * s, void *to, const void *from, size_t bytes), (s, to, from, bytes), 0)                        \
     X(zero, (ts_stream * s, void *p, size_t bytes), (s, p, bytes), 0)                                                  \
+    X(mem_constant, (ts_stream * s, const void *p, size_t bytes, int on), (s, p, bytes, on), 0)                        \
     X(linear_fwd,                                                                                                      \
       (ts_stream * s, float *y, const float *x, const float *w, const float *b, const ts_linear *l, void *scratch),    \
       (s, y, x, w, b, l, scratch), FLOPS_LINEAR)                                                                       \

@@ -12,21 +12,24 @@
  *           (stage*65536 + v/4, token, image low, image high), word v mod 4; U = ((word >> 9) + 0.5) 2^-23, exact in
  *           float32 (with one bit more the largest U would round to 1, and its g to infinity).
  *           stage is 0 for the joint head, 1 + i for digit i. token counts from the first token of the pyramid.
- * Smooth    not one row of a codebook, but the mean of all its rows under the same draws, by a softmax of low
- * temperature: y[v] = (sharpen l[v] + g[v])/tau over the kept v;     e[v] = exp(y[v] - max y) code = sum_v e[v] E[v] /
- * sum_v e[v] top_k == 1 takes the row of the argmax of l. As tau goes to 0, sharpen 1 gives the row that is drawn. So
- * the same seed gives the same picture whatever the batch size, thread count, rank or device. Source arXiv:2404.02905
- * (guidance, top-k, top-p; smooth is more_smooth of its implementation); Philox: Salmon et al., SC 2011
- * (tessera/philox.h); Gumbel-max: Gumbel 1954. Accuracy  bit-equal on all backends: l is computed in float32 as
- * written, no product contracted with a sum, with log and exp from tessera/exact.h. Sums of softmax are integers, whose
- * order does not matter: e[v] = floor(exp(l[v] - max) 2^40), dropped while sum e <= min(floor((1 - top_p) Z), Z - 1), Z
- * the sum over all kept before top-p, and (1 - top_p) Z in float64. A digit's logits are a = u + E_0 + E_1 + ... + b_i
- * in this order; lane m mod 32 sums fmaf(W, max(a, 0)) over m upwards, from 0; lane j += lane j + 16, then 8, 4, 2, 1;
- * lane 0 + c. Smooth: y as written; a sum over v is 8 partial ones, of v mod 8, each over v upwards where e > 0, from
- * 0, by fmaf(e, E, sum), or of e alone; then partial 0 + 1 + ... + 7 in this order; one division. Errors    TS_E_ARG an
- * option out of its range, V over 4*65536 (the counter's room) or below 1, or k outside 0..K-1 TS_E_DATA  a row of
- * logits holds NaN or +inf, or nothing above -inf: its idx is 0 (CUDA: reported by the next stream_sync); smooth: also
- * where y is not finite; its code is 0
+ * Smooth    not one row of a codebook, but the mean of all its rows under the same draws, by a sharp softmax:
+ *           y[v] = (sharpen l[v] + g[v])/tau over the kept v;     e[v] = exp(y[v] - max y)
+ *           code = sum_v e[v] E[v] / sum_v e[v]
+ *           top_k == 1 takes the row of the argmax of l. As tau goes to 0, sharpen 1 gives the row that is drawn.
+ * So the same seed gives the same picture whatever the batch size, thread count, rank or device.
+ * Source    arXiv:2404.02905 (guidance, top-k, top-p; smooth is more_smooth of its implementation); Philox: Salmon et
+ *           al., SC 2011 (tessera/philox.h); Gumbel-max: Gumbel 1954.
+ * Accuracy  bit-equal on all backends: l is computed in float32 as written, no product contracted with a sum, with
+ *           log and exp from tessera/exact.h. Sums of softmax are integers, whose order does not matter:
+ *           e[v] = floor(exp(l[v] - max) 2^40), dropped while sum e <= min(floor((1 - top_p) Z), Z - 1), Z the sum over
+ *           all kept before top-p, and (1 - top_p) Z in float64. A digit's logits are
+ *           a = u + E_0 + E_1 + ... + b_i in this order; lane m mod 32 sums fmaf(W, max(a, 0)) over m upwards, from 0;
+ *           lane j += lane j + 16, then 8, 4, 2, 1; lane 0 + c.
+ *           Smooth: y as written; a sum over v is 8 partial ones, of v mod 8, each over v upwards where e > 0, from 0,
+ *           by fmaf(e, E, sum), or of e alone; then partial 0 + 1 + ... + 7 in this order; one division.
+ * Errors    TS_E_ARG   an option out of its range, V over 4*65536 (the counter's room) or below 1, or k outside 0..K-1
+ *           TS_E_DATA  a row of logits holds NaN or +inf, or nothing above -inf: its idx is 0 (CUDA: reported by the
+ *                      next stream_sync); smooth: also where y is not finite; its code is 0
  */
 #ifndef TS_OP_SAMPLE_H
 #define TS_OP_SAMPLE_H
@@ -45,8 +48,8 @@ typedef struct {
     int top_k;         /* 0: off; V and more: off too                                          */
     float top_p;       /* > 0; 1: off                                                          */
     uint64_t seed;
-    uint64_t image0; /* number of the first picture of this batch                            */
-    int64_t token0;  /* number of this pass's first token in its pyramid                     */
+    uint64_t image0;   /* number of the first picture of this batch                            */
+    int64_t token0;    /* number of this pass's first token in its pyramid                     */
 } ts_sample;
 
 typedef size_t ts_sample_scratch_fn(ts_stream *s, const ts_sample *a);
@@ -61,9 +64,9 @@ typedef ts_status ts_sample_digits_fn(ts_stream *s, int32_t *idx, const float *u
                                       const ts_digit_head *d, int k, const ts_sample *a, void *scratch);
 
 typedef struct {
-    int64_t D;     /* channels of the codebook   */
-    float sharpen; /* > 0: 1 + k/(K-1)           */
-    float tau;     /* > 0: max(0.27 (1 - 0.95 k/(K-1)), 0.005) */
+    int64_t D;     /* channels of the codebook                     */
+    float sharpen; /* > 0; published: 1 + k/(K-1)                  */
+    float tau;     /* > 0; max(0.27 (1 - 0.95 k/(K-1)), 0.005)     */
 } ts_smooth;
 
 /* Smooth, with the scratch of sample.
