@@ -49,9 +49,10 @@ EMU_FLAGS = -std=c++17 -g -O2 -march=$(ARCH) -fno-math-errno -fno-trapping-math 
             -DTS_EMU_CALLBACKS=$(if $(ASAN)$(COVERAGE),0,1) -Itests/emu/include -Iinclude -I. -MMD -MP
 EMU_HOOKS = $(if $(COVERAGE),-O0 --coverage,$(if $(ASAN),$(SAN),-fsanitize=thread))
 EMU_OBJ  := $(patsubst %.cu,$(EMU)/obj/%.o,$(filter-out %/cublas.cu,$(CUDA_SRC))) \
-            $(patsubst %.cpp,$(EMU)/obj/%.o,$(filter-out %/test_emu.cpp,$(wildcard tests/emu/*.cpp))) $(EMU)/obj/host/backend.o
+            $(patsubst %.cpp,$(EMU)/obj/%.o,$(filter-out tests/emu/test_%,$(wildcard tests/emu/*.cpp))) $(EMU)/obj/host/backend.o
 EMU_LIBS  = $(LDLIBS) $(CHECK_LIBS) -lboost_context $(if $(COVERAGE),--coverage)
-EMU_TESTS := $(patsubst %.c,$(EMU)/%,$(wildcard tests/op/test_*.c) tests/model/test_twins.c tests/host/test_device.c) $(EMU)/tests/emu/test_emu
+EMU_TESTS := $(patsubst %.c,$(EMU)/%,$(wildcard tests/op/test_*.c) tests/model/test_twins.c tests/host/test_device.c) \
+             $(patsubst %.cpp,$(EMU)/%,$(wildcard tests/emu/test_*.cpp))
 
 LDLIBS  := -ldnnl -lpng -ljpeg -larchive -ljansson -lxxhash -lpthread -lm $(CUDA_LIBS)
 CHECK_LIBS = $(shell pkg-config --libs check)
@@ -94,7 +95,7 @@ $(EMU)/obj/kernels/cuda/%.o: kernels/cuda/%.cu | bootstrap
 	@mkdir -p $(@D)
 	@echo "  EMU $<"
 	$(Q)$(CXX) $(EMU_FLAGS) $(EMU_HOOKS) -x c++ -c $< -o $@
-$(EMU)/obj/tests/emu/test_emu.o: tests/emu/test_emu.cpp | emu-bootstrap
+$(EMU)/obj/tests/emu/test_%.o: tests/emu/test_%.cpp | emu-bootstrap
 	@mkdir -p $(@D)
 	@echo "  EMU $<"
 	$(Q)$(CXX) $(EMU_FLAGS) $(EMU_HOOKS) -c $< -o $@
@@ -106,10 +107,10 @@ $(EMU)/obj/host/backend.o: host/backend.c | bootstrap
 	@mkdir -p $(@D)
 	@echo "  CC  $< (emulated device)"
 	$(Q)$(CC) $(CFLAGS) -UTS_EMU -DTS_EMU=1 -c $< -o $@
-$(filter-out %/test_emu,$(EMU_TESTS)): $(EMU)/tests/%: $(B)/obj/tests/%.o $(B)/obj/tests/t.o $(EMU_LIB) $(OPT_OBJ)
+$(filter-out $(EMU)/tests/emu/%,$(EMU_TESTS)): $(EMU)/tests/%: $(B)/obj/tests/%.o $(B)/obj/tests/t.o $(EMU_LIB) $(OPT_OBJ)
 	@mkdir -p $(@D)
 	$(Q)$(CXX) $(SAN) -fopenmp $^ -o $@ $(EMU_LIBS)
-$(EMU)/tests/emu/test_emu: $(EMU)/obj/tests/emu/test_emu.o $(EMU_LIB)
+$(EMU)/tests/emu/test_%: $(EMU)/obj/tests/emu/test_%.o $(EMU_LIB)
 	@mkdir -p $(@D)
 	$(Q)$(CXX) $(SAN) -fopenmp $^ -o $@ $(EMU_LIBS)
 

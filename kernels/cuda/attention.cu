@@ -188,11 +188,16 @@ static __global__ void attention_fwd_k1(job j, int staged)
     }
 }
 
+/* A grid has so many rows and layers. */
+static ts_status check(const ts_attention *a)
+{
+    if (a->H <= 65535 && a->B <= 65535) return TS_OK;
+    return ts_fail(TS_E_ARG, "attention: %lld images and %lld heads, at most 65535", (long long)a->B, (long long)a->H);
+}
+
 static ts_status forward(ts_stream *s, const job &j, int64_t B)
 {
     if (B == 0 || j.T == 0) return TS_OK;
-    if (j.H > 65535 || B > 65535)
-        return ts_fail(TS_E_ARG, "attention: %lld images and %lld heads, at most 65535", (long long)B, (long long)j.H);
     int staged;
     const size_t bytes = shared_bytes(s, 4, 1, j.c, &staged);
     TS_TRY(ts_cuda(
@@ -246,6 +251,7 @@ ts_status attention_fwd_cuda(ts_stream *s, float *out, float *lse, const float *
                              const int32_t *end, const ts_attention *a, void *scratch)
 {
     float *q_factor = (float *)scratch, *k_factor = q_factor + a->B * a->H * a->T;
+    TS_TRY(check(a));
     TS_TRY(factors(s, q_factor, k_factor, qkv, scale_mul, a));
     job j = masked(qkv, end, a, q_factor);
     j.out = out;
@@ -273,6 +279,7 @@ static __global__ void append_k1(float *cache_k, float *cache_v, const float *qk
 ts_status attention_cached_cuda(ts_stream *s, float *out, float *cache_k, float *cache_v, const float *qkv,
                                 const float *scale_mul, const ts_attention *a, void *scratch)
 {
+    TS_TRY(check(a));
     if (a->pos < 0 || a->pos + a->T > a->T_max)
         return ts_fail(TS_E_INTERNAL, "attention: %lld new tokens behind %lld, the cache has room for %lld",
                        (long long)a->T, (long long)a->pos, (long long)a->T_max);
@@ -453,6 +460,7 @@ ts_status attention_bwd_cuda(ts_stream *s, float *dqkv, float *dscale_mul, const
                              const ts_attention *a, void *scratch)
 {
     const int64_t rows = a->B * a->H * a->T, tiles = tiles_of(a);
+    TS_TRY(check(a));
     if (rows == 0) return TS_OK;
     float *q_factor = (float *)scratch, *k_factor = q_factor + rows, *delta = k_factor + rows, *parts = delta + rows;
     TS_TRY(factors(s, q_factor, k_factor, qkv, scale_mul, a));

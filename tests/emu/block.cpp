@@ -280,7 +280,9 @@ void check_limits(const launch_request &r)
 
 cudaError_t set_shared_limit(const void *kernel, int bytes)
 {
-    if (bytes < 0 || bytes > MAX_SHARED) return cudaErrorInvalidValue;
+    const char *text = getenv("TS_EMU_SHARED");
+    const int most = !text ? (int)MAX_SHARED : atoi(text) < STATIC_SHARED ? (int)STATIC_SHARED : atoi(text);
+    if (bytes < 0 || bytes > most || refuses()) return cudaErrorInvalidValue;
     shared_limits[kernel] = bytes;
     return cudaSuccess;
 }

@@ -13,6 +13,7 @@ struct emu_cublas {
 
 cublasStatus_t cublasCreate_v2(cublasHandle_t *h)
 {
+    if (emu::refuses()) return CUBLAS_STATUS_INTERNAL_ERROR;
     *h = new emu_cublas();
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -25,6 +26,7 @@ cublasStatus_t cublasDestroy_v2(cublasHandle_t h)
 
 cublasStatus_t cublasSetStream_v2(cublasHandle_t h, cudaStream_t s)
 {
+    if (emu::refuses()) return CUBLAS_STATUS_INTERNAL_ERROR;
     h->stream = s;
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -85,6 +87,7 @@ cublasStatus_t cublasGemmEx(cublasHandle_t h, cublasOperation_t ta, cublasOperat
     if (m < 0 || n < 0 || k < 0 || lda < left.rows || ldb < right.rows || ldc < m || a_type != b_type ||
         c_type != CUDA_R_32F || compute != CUBLAS_COMPUTE_32F)
         return CUBLAS_STATUS_INVALID_VALUE;
+    if (emu::refuses()) return CUBLAS_STATUS_INTERNAL_ERROR;
     const float factor = *(const float *)alpha, keep = *(const float *)beta;
     emu::enqueue_task(h->stream, [=] {
         gemm(m, n, k, load(left, ta == CUBLAS_OP_T), load(right, tb == CUBLAS_OP_T), (float *)c, ldc, factor, keep);

@@ -14,6 +14,7 @@
  *   - access to device memory outside of any allocation, freed, or never written; to host memory; misaligned vectors
  *   - shared memory read before it is written, and races: two threads, one word, a write, no barrier between
  *   - with TS_EMU_GUARD=1 (slow) host code that touches device memory
+ * TS_EMU_FAIL=N makes the N-th call of the runtime or of cuBLAS from now on fail, and takes the variable away then.
  * TS_EMU_SEED=N runs blocks, and the threads of a block, in another order for every N; 0, the default, is ascending.
  */
 #ifndef TS_EMU_H
@@ -67,6 +68,7 @@ void set_arguments(const void *p, size_t bytes);
 void set_stacks(const void *p, size_t bytes);
 
 /* stream.cpp */
+bool refuses(); /* TS_EMU_FAIL: is this the call? Asked by each that can fail, but those that free */
 void enqueue_task(cudaStream_t s, std::function<void()> task);
 
 } // namespace emu

@@ -7,6 +7,7 @@
 #include <deque>
 #include <memory>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "tests/emu/emu.h"
@@ -70,6 +71,20 @@ void no_capture(const emu_stream *s, const char *what)
 namespace emu
 {
 
+bool refuses()
+{
+    static std::string last;
+    static long left;
+    const char *text = getenv("TS_EMU_FAIL");
+    if (!text) last.clear();
+    if (!text) return false;
+    if (last != text) left = atol(text);
+    last = text;
+    if (--left != 0) return false;
+    unsetenv("TS_EMU_FAIL");
+    return true;
+}
+
 void enqueue_task(cudaStream_t stream, std::function<void()> t)
 {
     emu_stream *s = known(stream);
@@ -84,6 +99,7 @@ void enqueue_task(cudaStream_t stream, std::function<void()> t)
 cudaError_t enqueue(const launch_request &r, cudaStream_t s)
 {
     std::shared_ptr<void> arguments(r.arguments, r.drop);
+    if (refuses()) return cudaErrorUnknown;
     enqueue_task(s, [r, arguments] { run_kernel(r); });
     return cudaSuccess;
 }
@@ -103,6 +119,8 @@ const char *cudaGetErrorString(cudaError_t e)
         return "invalid device ordinal";
     case cudaErrorNoDevice:
         return "no CUDA-capable device is detected";
+    case cudaErrorUnknown:
+        break;
     case cudaErrorInsufficientDriver:
         return "CUDA driver version is insufficient for CUDA runtime version";
     }
@@ -117,6 +135,7 @@ cudaError_t cudaGetLastError()
 /* TS_EMU_DEVICES: how many devices there are, -1 for a machine without a driver. */
 cudaError_t cudaGetDeviceCount(int *n)
 {
+    if (emu::refuses()) return cudaErrorUnknown;
     const char *text = getenv("TS_EMU_DEVICES");
     *n = text ? atoi(text) : 1;
     if (*n < 0) return cudaErrorInsufficientDriver;
@@ -125,8 +144,9 @@ cudaError_t cudaGetDeviceCount(int *n)
 
 cudaError_t cudaSetDevice(int device)
 {
-    int n;
-    cudaGetDeviceCount(&n);
+    int n = 0;
+    const cudaError_t e = cudaGetDeviceCount(&n);
+    if (e != cudaSuccess) return e;
     return device >= 0 && device < n ? cudaSuccess : cudaErrorInvalidDevice;
 }
 
@@ -154,6 +174,8 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 
 cudaError_t cudaMalloc(void **p, size_t bytes)
 {
+    *p = nullptr;
+    if (emu::refuses()) return cudaErrorMemoryAllocation;
     *p = bytes ? emu::device_alloc(bytes) : nullptr;
     return *p || !bytes ? cudaSuccess : cudaErrorMemoryAllocation;
 }
@@ -169,7 +191,7 @@ cudaError_t cudaFree(void *p)
 
 cudaError_t cudaMallocHost(void **p, size_t bytes)
 {
-    *p = malloc(bytes);
+    *p = emu::refuses() ? nullptr : malloc(bytes);
     if (!*p) return cudaErrorMemoryAllocation;
     pinned.insert(*p);
     return cudaSuccess;
@@ -185,6 +207,7 @@ cudaError_t cudaFreeHost(void *p)
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t s)
 {
     task t;
+    if (emu::refuses()) return cudaErrorUnknown;
     if (kind == cudaMemcpyDeviceToDevice)
         t = [=] {
             emu::check_device(from, bytes, false, "cudaMemcpy");
@@ -214,6 +237,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
 
 cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s)
 {
+    if (emu::refuses()) return cudaErrorUnknown;
     emu::enqueue_task(s, [=] {
         emu::check_device(p, bytes, true, "cudaMemset");
         memset(p, value, bytes);
@@ -223,6 +247,8 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t s)
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)
 {
+    *s = nullptr;
+    if (emu::refuses()) return cudaErrorUnknown;
     *s = new emu_stream();
     streams.insert(*s);
     return cudaSuccess;
@@ -240,7 +266,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s)
 {
     no_capture(known(s), "cudaStreamSynchronize");
     run_until(s, s->queued);
-    return cudaSuccess;
+    return emu::refuses() ? cudaErrorUnknown : cudaSuccess;
 }
 
 cudaError_t cudaDeviceSynchronize()

@@ -308,6 +308,75 @@ T_TEST(too_large_a_batch)
     close_twins(&w);
 }
 
+/* --- faults --- */
+
+typedef struct {
+    float rows[T];
+    int32_t tokens[85], drawn[T];
+} outcome;
+
+static ts_status train_and_sample(pair *p, outcome *r)
+{
+    static const int32_t label = 1;
+    const ts_adamw a = { 0.01f, 0.9f, 0.95f, 0.1f, 0.01f, 1, 0.9f, 1 };
+    float length;
+    int32_t tokens[T] = { 3, 1, 4, 1, 5, 9, 2, 6 };
+    ts_tensor *logits = generator_logits(p->g, p->m, &label, 1, generator_input(p->g, &p->t->q, tokens, 1), NULL);
+    TS_TRY(tg_download(p->g, r->rows, generator_loss(p->g, p->m, logits, tokens, 1)));
+    TS_TRY(ts_graph_backward(p->g));
+    TS_TRY(ts_params_step(p->m->params, &a, &length));
+    TS_TRY(ts_tokenizer_encode(p->t, tiny_pictures(1), 1, r->tokens));
+    return ts_generator_sample(p->m, p->t, &label, 1, &HOW[0], r->drawn, NULL);
+}
+
+static ts_status open_all(pair *p, ts_device *d)
+{
+    ts_tokenizer_config tc = tiny_tokenizer_config("\"patch_nums\":[1,2,4],\"quantizer\":{\"kind\":\"residual_fsq\","
+                                                   "\"levels\":[5,5,5]}",
+                                                   "[1,2,2]", 8);
+    ts_generator_config c = generator_config(GENERATORS[0]);
+    TS_TRY(ts_tokenizer_new(&p->t, d, &tc, 0, 1));
+    TS_TRY(ts_generator_new(&p->m, d, &c, 1, 2));
+    return ts_graph_new(&p->g, d, 1);
+}
+
+/* From nothing to a sampled picture and back to nothing. */
+static ts_status live(const ts_backend *be, outcome *r)
+{
+    ts_device *d = NULL;
+    pair p = { NULL, NULL, NULL };
+    ts_status st = ts_device_open(&d, be->name, 1, TS_MATH_F32);
+    if (st == TS_OK) st = open_all(&p, d);
+    if (st == TS_OK) st = train_and_sample(&p, r);
+    close_pair(&p);
+    if (d) T_EQI(d->in_use, 0);
+    ts_device_close(d);
+    return st;
+}
+
+/* One call of the runtime fails, a different one each time: that is a status and a line, or it was made good. It is
+ * never a wrong result, and nothing stays behind. */
+T_TEST(every_call_may_fail)
+{
+    (void)s;
+    if (strcmp(be->name, "emu") != 0) return;
+    outcome want = { 0 };
+    T_OK(live(be, &want));
+    int reached = 1, turns = 0;
+    for (int n = 1; reached; n += 1 + n / 12, turns++) {
+        outcome got = { 0 };
+        char text[16];
+        snprintf(text, sizeof text, "%d", n);
+        setenv("TS_EMU_FAIL", text, 1);
+        ts_status st = live(be, &got);
+        reached = getenv("TS_EMU_FAIL") == NULL;
+        unsetenv("TS_EMU_FAIL");
+        if (st == TS_OK) ck_assert_msg(memcmp(&got, &want, sizeof got) == 0, "call %d failed unseen", n);
+        if (st != TS_OK) ck_assert_msg(reached && strlen(ts_error()) > 10, "call %d: '%s'", n, ts_error());
+    }
+    T_TRUE(turns > 30);
+}
+
 int main(void)
 {
     Suite *u = t_suite("twins");
@@ -316,5 +385,6 @@ int main(void)
     T_ADD(u, generator_steps);
     T_ADD(u, demo_models);
     T_ADD(u, too_large_a_batch);
+    T_ADD(u, every_call_may_fail);
     return t_run(u);
 }

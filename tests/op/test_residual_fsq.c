@@ -351,6 +351,19 @@ T_TEST(backward_with_aux)
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) run_backward(be, s, &CASES[i], i % 2 ? 1e4f : 200);
 }
 
+/* A block of an emulated device with little shared memory keeps its grids in scratch. What was made on this stream is
+ * freed after the test, so the stream stays open. */
+T_TEST(little_shared_memory)
+{
+    (void)s;
+    if (strcmp(be->name, "emu") != 0) return;
+    ts_stream *small;
+    setenv("TS_EMU_SHARED", "2100", 1);
+    T_OK(be->stream_new(&small, 0, 0));
+    forward_random(be, small);
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i += 2) run_backward(be, small, &CASES[i], 200);
+}
+
 /* Decoding the tokens scale by scale gives every partial sum of forward, bit for bit. */
 T_TEST(decoding_equals_encoding)
 {
@@ -485,6 +498,7 @@ int main(void)
     T_ADD(u, forward_exact);
     T_ADD(u, backward);
     T_ADD(u, backward_with_aux);
+    T_ADD(u, little_shared_memory);
     T_ADD(u, decoding_equals_encoding);
     T_ADD(u, every_index_returns);
     T_ADD(u, nan_is_seen);

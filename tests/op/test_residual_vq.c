@@ -399,6 +399,19 @@ T_TEST(backward_random)
     }
 }
 
+/* A block of an emulated device with little shared memory keeps its grids in scratch. What was made on this stream is
+ * freed after the test, so the stream stays open. */
+T_TEST(little_shared_memory)
+{
+    (void)s;
+    if (strcmp(be->name, "emu") != 0) return;
+    ts_stream *small;
+    setenv("TS_EMU_SHARED", "2100", 1);
+    T_OK(be->stream_new(&small, 0, 0));
+    forward_random(be, small);
+    backward_random(be, small);
+}
+
 T_TEST(empty_batch_nan_and_no_codebook_gradient)
 {
     static const vq_case c = { 2, 1, 40, 3, 2, 0, { 1, 2 } };
@@ -454,6 +467,7 @@ int main(void)
     T_ADD(u, golden);
     T_ADD(u, forward_random);
     T_ADD(u, backward_random);
+    T_ADD(u, little_shared_memory);
     T_ADD(u, empty_batch_nan_and_no_codebook_gradient);
     T_ADD(u, threads);
     return t_run(u);

@@ -1,0 +1,88 @@
+/* test_faults.cpp - the CUDA backend says no in one line: to sizes that a device or cuBLAS cannot do, and when a call
+ * of the runtime fails. */
+#include <check.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/product.h"
+#include "tessera/op_attention.h"
+#include "tessera/op_digit_head.h"
+#include "tests/emu/emu.h"
+
+static ts_stream *s;
+
+#define REFUSED(status, text, expr)                                                                                    \
+    do {                                                                                                               \
+        ck_assert_int_eq(expr, status);                                                                                \
+        ck_assert_str_eq(ts_error(), text);                                                                            \
+    } while (0)
+
+START_TEST(sizes)
+{
+    ck_assert_int_eq(stream_new_cuda(&s, 0, 0), TS_OK);
+    const ts_attention images = { 65536, 1, 2, 4, 1, 0, 1 }, heads = { 1, 1, 65536, 4, 1, 0, 1 };
+    REFUSED(TS_E_ARG, "attention: 65536 images and 2 heads, at most 65535",
+            attention_fwd_cuda(s, nullptr, nullptr, nullptr, nullptr, nullptr, &images, nullptr));
+    REFUSED(TS_E_ARG, "attention: 1 images and 65536 heads, at most 65535",
+            attention_fwd_cuda(s, nullptr, nullptr, nullptr, nullptr, nullptr, &heads, nullptr));
+    REFUSED(TS_E_ARG, "attention: 65536 images and 2 heads, at most 65535",
+            attention_bwd_cuda(s, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, &images,
+                               nullptr));
+    REFUSED(TS_E_ARG, "attention: 1 images and 65536 heads, at most 65535",
+            attention_cached_cuda(s, nullptr, nullptr, nullptr, nullptr, nullptr, &heads, nullptr));
+    const ts_operand x = { nullptr, 0 };
+    REFUSED(TS_E_ARG, "a product of (2147483648,2) and (2,3) is too large for cuBLAS",
+            ts_product(s, nullptr, x, x, (int64_t)1 << 31, 3, 2, TS_MATH_F32, 0));
+    REFUSED(TS_E_DEVICE, "cuBLAS refuses a product of (-1,2) and (2,3): status 7",
+            ts_product(s, nullptr, x, x, -1, 3, 2, TS_MATH_F32, 0));
+    const int32_t level[16] = { 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5 };
+    ts_digit_head d;
+    ck_assert_int_eq(ts_digit_head_init(&d, level, 13, 4096, 1), TS_OK);
+    const ts_digit_params p = {};
+    REFUSED(TS_E_ARG, "digit head: 13 digits of 4096 hidden channels are too many for one block",
+            digit_head_cuda(s, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, &p, 1, &d, 1, 1, nullptr));
+    stream_free_cuda(s);
+}
+END_TEST
+
+/* Whichever call fails, opening a stream fails with a line, and what it had taken is given back. */
+START_TEST(opening)
+{
+    const size_t room = emu::device_room();
+    int n = 0, other = 0;
+    for (bool failed = true; failed; n++) {
+        char text[16];
+        snprintf(text, sizeof text, "%d", n + 1);
+        setenv("TS_EMU_FAIL", text, 1);
+        const ts_status st = stream_new_cuda(&s, 0, 0);
+        failed = !getenv("TS_EMU_FAIL");
+        ck_assert_int_eq(st != TS_OK, failed);
+        ck_assert_int_eq(s == nullptr, failed);
+        if (failed) ck_assert_msg(st == TS_E_DEVICE || st == TS_E_NOMEM, "call %d: status %d", n + 1, st);
+        if (failed) ck_assert_int_ge(strlen(ts_error()), 10);
+        other += failed && !strstr(ts_error(), "cuda") && !strstr(ts_error(), "CUDA");
+        stream_free_cuda(s);
+        ck_assert_uint_eq(emu::device_room(), room);
+    }
+    ck_assert_int_ge(n, 8);
+    ck_assert_int_eq(other, 0); /* every line says what it is about */
+}
+END_TEST
+
+int main()
+{
+    Suite *u = suite_create("faults");
+    TCase *c = tcase_create("faults");
+    const TTest *const tests[] = { sizes, opening };
+    for (const TTest *t : tests) tcase_add_test(c, t);
+    suite_add_tcase(u, c);
+    SRunner *r = srunner_create(u);
+    srunner_run_all(r, CK_NORMAL);
+    const int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed != 0;
+}
