@@ -144,7 +144,7 @@ fuzz: $(FUZZ) ## run every fuzz program for FUZZ_SECONDS (60); best with ASAN=1
 coverage-cuda: $(EMU_TESTS) ## the lines of kernels/cuda that the tests on the emulated device run; lists the others
 	@LEAST=$(LEAST) tests/coverage.sh $(EMU)
 
-# ONLY=TEXT: only bugs with this in their file, test or description. TABLE=FILE: also write the table there.
+# ONLY=EXPRESSION: only bugs whose file, test or description matches. TABLE=FILE: also write the table there.
 mutate: $(filter $(EMU)/tests/op/%,$(EMU_TESTS)) ## plant bugs in the CUDA kernels and see that the op tests notice (tools/mutate)
 	@tools/mutate/mutate.py --build $(B) --compile '$(CXX) $(EMU_FLAGS) $(EMU_HOOKS) -x c++ -c' --link '$(CXX) $(SAN) -fopenmp' \
 	    --objects '$(B)/obj/tests/t.o $(EMU_LIB) $(OPT_OBJ)' --libs '$(EMU_LIBS)' --only '$(ONLY)' --table '$(TABLE)'

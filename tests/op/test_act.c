@@ -43,6 +43,17 @@ static double tolerance(ts_act act, double x, double want)
     return act == TS_SILU ? 6 * 0x1p-24 * fabs(want) + TINY : 6 * 0x1p-24 * (fabs(x) + 1);
 }
 
+static void compare(ts_act act, const float *y, const float *dx, const float *x, const float *dy, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const double want = value(act, x[i]), dwant = dy[i] * slope(act, x[i]);
+        T_NEAR(y[i], want, tolerance(act, x[i], want));
+        /* the slope of SiLU is a sum of terms up to s(1 + |x|), which may cancel */
+        const double terms = act == TS_SILU ? (1 + fabs(x[i])) / (1 + exp(-x[i])) : 1 + fabs(x[i]);
+        T_NEAR(dx[i], dwant, (8 * 0x1p-24 * terms + TINY) * fabs(dy[i]));
+    }
+}
+
 static void check(const ts_backend *be, ts_stream *s, ts_act act, int64_t n, int in_place)
 {
     const float *x = inputs(n), *dy = t_normals(n, 1, 2);
@@ -50,13 +61,7 @@ static void check(const ts_backend *be, ts_stream *s, ts_act act, int64_t n, int
     T_OK(be->act_fwd(s, y->dev, in_place ? y->dev : in->dev, act, n));
     T_OK(be->act_bwd(s, dx->dev, in_place ? dx->dev : T_INF(dy, n)->dev, in->dev, act, n));
     t_down(y), t_down(dx);
-    for (int64_t i = 0; i < n; i++) {
-        const double want = value(act, x[i]), dwant = dy[i] * slope(act, x[i]);
-        T_NEAR(T_F(y)[i], want, tolerance(act, x[i], want));
-        /* the slope of SiLU is a sum of terms up to s(1 + |x|), which may cancel */
-        const double terms = act == TS_SILU ? (1 + fabs(x[i])) / (1 + exp(-x[i])) : 1 + fabs(x[i]);
-        T_NEAR(T_F(dx)[i], dwant, (8 * 0x1p-24 * terms + TINY) * fabs(dy[i]));
-    }
+    compare(act, T_F(y), T_F(dx), x, dy, n);
 }
 
 T_TEST(values_and_slopes)
@@ -65,6 +70,25 @@ T_TEST(values_and_slopes)
         for (ts_act act = TS_SILU; act <= TS_GELU_TANH; act++) {
             check(be, s, act, SIZES[i], 0);
             check(be, s, act, SIZES[i], 1);
+        }
+}
+
+/* Any of the buffers may begin at any float. */
+T_TEST(buffers_at_odd_addresses)
+{
+    enum { N = 62 };
+    const float *x = inputs(N), *dy = t_normals(N, 1, 2);
+    for (ts_act act = TS_SILU; act <= TS_GELU_TANH; act++)
+        for (int odd = 0; odd < 16; odd++) {
+            const int at_x = odd & 1, at_y = odd >> 1 & 1, at_dy = odd >> 2 & 1, at_dx = odd >> 3;
+            t_buf *y = T_OUTF(N + 1), *dx = T_OUTF(N + 1), *in = T_OUTF(N + 1), *grad = T_OUTF(N + 1);
+            memcpy(T_F(in) + at_x, x, sizeof(float) * N), memcpy(T_F(grad) + at_dy, dy, sizeof(float) * N);
+            t_up(in), t_up(grad);
+            T_OK(be->act_fwd(s, (float *)y->dev + at_y, (float *)in->dev + at_x, act, N));
+            T_OK(be->act_bwd(s, (float *)dx->dev + at_dx, (float *)grad->dev + at_dy, (float *)in->dev + at_x, act, N));
+            t_down(y), t_down(dx);
+            compare(act, T_F(y) + at_y, T_F(dx) + at_dx, x, dy, N);
+            T_TRUE(isnan(T_F(y)[at_y ? 0 : N]) && isnan(T_F(dx)[at_dx ? 0 : N]));
         }
 }
 
@@ -96,6 +120,7 @@ int main(void)
     Suite *u = t_suite("op_act");
     T_ADD1(u, oracle_slope_is_the_slope);
     T_ADD(u, values_and_slopes);
+    T_ADD(u, buffers_at_odd_addresses);
     T_ADD(u, infinity_and_not_a_number);
     return t_run(u);
 }

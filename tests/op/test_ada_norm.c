@@ -259,6 +259,43 @@ T_TEST(in_place)
     }
 }
 
+/* Rows of C floats at another stride, the others 7. */
+static t_buf *spread(const ts_backend *be, ts_stream *s, const float *rows, int64_t from, int64_t to, const shape *p)
+{
+    t_buf *b = T_OUTF(p->B * to);
+    for (int64_t i = 0; i < p->B * to; i++) T_F(b)[i] = i % to < p->C ? rows[i / to * from + i % to] : 7;
+    t_up(b);
+    return b;
+}
+
+/* Gate, scale and shift each with a stride of its own: the same bits. */
+T_TEST(strides_of_their_own)
+{
+    problem x = make(&SHAPES[0]);
+    run(be, s, 0, &x);
+    const int64_t C = x.p.C, own[] = { C + 3, 2 * C + 1, C };
+    const int chunk_of[] = { x.k_gate, x.k_scale, x.k_shift };
+    t_buf *in[3], *grad[3], *want[3];
+    for (int i = 0; i < 3; i++) {
+        in[i] = spread(be, s, x.mod + chunk_of[i] * C, x.stride, own[i], &x.p);
+        grad[i] = spread(be, s, x.dmod + chunk_of[i] * C, x.stride, own[i], &x.p);
+        want[i] = spread(be, s, T_F(x.got_dmod) + chunk_of[i] * C, x.stride, own[i], &x.p);
+    }
+    x.a.gate_stride = own[0], x.a.scale_stride = own[1], x.a.shift_stride = own[2];
+    t_buf *r = T_OUTF(x.n), *y = T_OUTF(x.n), *dx = T_OUTF(x.n), *dh = T_OUTF(x.n), *h = T_INF(x.h, x.n);
+    T_OK(be->ada_norm_fwd(s, r->dev, y->dev, NULL, NULL, T_INF(x.x, x.n)->dev, h->dev, in[0]->dev, in[1]->dev,
+                          in[2]->dev, &x.a));
+    T_OK(be->ada_norm_bwd(s, dx->dev, dh->dev, grad[0]->dev, grad[1]->dev, grad[2]->dev, T_INF(x.dy, x.n)->dev,
+                          T_INF(x.dr, x.n)->dev, r->dev, x.mean->dev, x.rstd->dev, h->dev, in[0]->dev, in[1]->dev,
+                          &x.a));
+    t_buf *got[] = { r, y, dx, dh, grad[0], grad[1], grad[2] };
+    t_buf *same[] = { x.r, x.y, x.dx, x.dh, want[0], want[1], want[2] };
+    for (int i = 0; i < 7; i++) {
+        t_down(got[i]);
+        T_TRUE(memcmp(got[i]->host, same[i]->host, got[i]->bytes) == 0);
+    }
+}
+
 /* Any thread count gives the same bits, and so does an image alone. */
 T_TEST(invariance)
 {
@@ -291,6 +328,7 @@ int main(void)
     T_ADD(u, formula);
     T_ADD(u, constant_rows);
     T_ADD(u, in_place);
+    T_ADD(u, strides_of_their_own);
     T_ADD(u, invariance);
     return t_run(u);
 }

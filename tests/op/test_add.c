@@ -34,6 +34,22 @@ T_TEST(two_tensors)
     }
 }
 
+/* Any of the buffers may begin at any float. */
+T_TEST(buffers_at_odd_addresses)
+{
+    enum { N = 62 };
+    const float *x = t_normals(2 * N + 2, 1, 1);
+    for (int odd = 0; odd < 8; odd++) {
+        const int at_a = odd & 1, at_b = odd >> 1 & 1, at_y = odd >> 2;
+        t_buf *y = T_OUTF(N + 1), *a = T_INF(x, N + 1), *b = T_INF(x + N + 1, N + 1);
+        T_OK(be->add(s, (float *)y->dev + at_y, (float *)a->dev + at_a, (float *)b->dev + at_b, N));
+        t_down(y);
+        for (int i = 0; i < N; i++)
+            T_TRUE(T_F(y)[at_y + i] == (float)((double)x[at_a + i] + (double)x[N + 1 + at_b + i]));
+        T_TRUE(isnan(T_F(y)[at_y ? 0 : N]));
+    }
+}
+
 T_TEST(rows_that_repeat)
 {
     for (int i = 0; i < N_SHAPES; i++) {
@@ -95,6 +111,7 @@ int main(void)
 {
     Suite *u = t_suite("op_add");
     T_ADD(u, two_tensors);
+    T_ADD(u, buffers_at_odd_addresses);
     T_ADD(u, rows_that_repeat);
     T_ADD(u, sums_of_rows);
     T_ADD(u, rows_times_a_factor);

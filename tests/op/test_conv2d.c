@@ -136,6 +136,16 @@ T_TEST(both_kinds_of_product_on_one_stream)
     check_all(be, s, TS_MATH_BF16);
 }
 
+/* More than is unrolled at a time: pieces of two images and one. */
+T_TEST(a_batch_in_pieces)
+{
+    const ts_conv2d c = { 3, 64, 64, 80, 2, 3, 1, 1, 1, TS_MATH_F32 };
+    const sizes n = sizes_of(&c);
+    const float *x = t_normals(n.x, 1, 1), *w = t_normals(n.w, 1, 2);
+    check_fwd(be, s, &c, x, w, t_normals(c.O, 1, 3));
+    check_bwd(be, s, &c, x, w, 7);
+}
+
 /* Without bfloat16 instructions the operands are rounded and multiplied in float32. */
 T_TEST(bfloat16_without_the_instructions)
 {
@@ -273,6 +283,7 @@ int main(void)
     Suite *u = t_suite("op_conv2d");
     T_ADD1(u, oracle_gradient_is_the_slope);
     T_ADD(u, both_kinds_of_product_on_one_stream);
+    T_ADD(u, a_batch_in_pieces);
     T_ADD1(u, bfloat16_without_the_instructions);
     T_ADD(u, a_single_weight_shifts);
     T_ADD(u, no_images);

@@ -92,6 +92,28 @@ T_TEST(against_formula)
     for (size_t i = 0; i < sizeof size / sizeof *size; i++) run(be, s, size[i][0], size[i][1]);
 }
 
+/* Every class in turn has a logit whose exponential is infinite, so the largest one must be found wherever it is. */
+T_TEST(one_large_logit)
+{
+    enum { N = 300, V = N };
+    float *x = t_normals(N * V, 1, 6);
+    int32_t target[N];
+    double *loss = t_alloc(sizeof(double) * N), *grad = t_alloc(sizeof(double) * N * V);
+    for (int n = 0; n < N; n++) {
+        double row[V];
+        x[n * V + n] = 300;
+        target[n] = n % 2 ? n : (n + 1) % V;
+        for (int v = 0; v < V; v++) row[v] = x[n * V + v];
+        loss[n] = loss_of(row, target[n], V);
+        grad_of(grad + n * V, row, target[n], SCALE, V);
+    }
+    t_buf *tb = t_in(be, s, target, N, 4), *lb = T_OUTF(N), *db = T_OUTF(N * V);
+    T_OK(be->cross_entropy(s, lb->dev, db->dev, T_INF(x, N * V)->dev, tb->dev, SCALE, N, V));
+    t_down(lb), t_down(db);
+    t_close("loss", T_F(lb), loss, N, TOL);
+    t_close("dlogits", T_F(db), grad, N * V, TOL);
+}
+
 /* The oracle's gradient is the slope of the oracle's loss. */
 T_TEST(oracle_against_differences)
 {
@@ -137,6 +159,7 @@ int main(void)
 {
     Suite *u = t_suite("cross_entropy");
     T_ADD(u, against_formula);
+    T_ADD(u, one_large_logit);
     T_ADD1(u, oracle_against_differences);
     T_ADD(u, nan_and_infinity);
     return t_run(u);

@@ -26,7 +26,7 @@ static const rf_case CASES[] = {
     { 2, 1, 1, 2, 0, 1, { 1, 5 }, { 5, 3 }, 0.7 },
     { 1, 1, -1, 5, 0, 2, { 4 }, { 7, 5, 5, 5, 5 }, 1.0 },
     { 1, 1, 1, 1, 0, 1, { 1 }, { 3 }, 1.0 },
-    { 2, 2, 1, 2, 0, 19, { 1, 2 }, { 5, 7 }, 1.0 }, /* more images than chunks of backward */
+    { 2, 2, 1, 2, 0, 131, { 1, 2 }, { 5, 7 }, 1.0 }, /* more images than chunks of backward */
     { 3, 3, 2, 16, 0, 1, { 1, 3, 4 }, { 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3 }, 0.7 },
 };
 
@@ -45,7 +45,7 @@ static setup *set_up(const ts_backend *be, ts_stream *s, const rf_case *c)
 {
     setup *m = t_alloc(sizeof *m);
     ts_pyramid p;
-    T_OK(ts_pyramid_init(&p, c->side, c->K, c->share, 0.5f));
+    T_OK(ts_pyramid_init(&p, c->side, c->K, c->share, 0.4f));
     m->c = c, m->n = p.h, m->D = c->D, m->B = c->B, m->grid = p.h * p.h * c->D, m->T = p.T;
     T_OK(ts_residual_fsq_init(&m->q, &p, c->level, c->D, c->pre_tanh));
     m->q.K_use = c->K_use;
@@ -195,6 +195,7 @@ T_TEST(forward_exact)
     m->h_gain[0] = 0;
     forward(be, s, m);
     for (int i = 0; i < 16; i++) ck_assert_msg(T_I(m->idx)[i] == want[i], "%g: %d", f[i], T_I(m->idx)[i]);
+    T_TRUE(T_F(m->stats)[1] == 4); /* beyond 1, not at 1 */
 }
 
 /* What the surrogate depends on. */
@@ -364,6 +365,29 @@ T_TEST(little_shared_memory)
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i += 2) run_backward(be, small, &CASES[i], 200);
 }
 
+/* A value at the end of the levels still has a gradient, one just beyond has none: one scale, one channel, step 1. */
+T_TEST(backward_exact)
+{
+    static const rf_case c = { 1, 1, -1, 1, 0, 1, { 3 }, { 9 }, 1 };
+    const float f[] = { 1, -1, nextafterf(1, 2), nextafterf(-1, -2), nextafterf(1, 0), 0.25f, 0, 7, -7 };
+    static const float want[] = { 1, 2, 0, 0, 5, 6, 7, 0, 0 };
+    const float start = 0.5f;
+    float df_hat[9];
+    for (int i = 0; i < 9; i++) df_hat[i] = (float)(i + 1);
+    setup *m = set_up(be, s, &c);
+    memcpy(m->h_f, f, sizeof f);
+    m->h_gain[0] = 0;
+    forward(be, s, m);
+    t_buf *df = T_OUTF(9), *dgain = T_INF(&start, 1), *grad = T_INF(df_hat, 9);
+    const ts_phi none = { .w = { NULL } };
+    void *scratch = T_SCRATCH(be->residual_fsq_scratch(s, &m->q, 1, 1));
+    T_OK(be->residual_fsq_bwd(s, df->dev, dgain->dev, &none, grad->dev, 0, m->f->dev, m->x->dev, m->idx->dev,
+                              m->gain->dev, &m->phi.dev, &m->q, 1, scratch));
+    t_down(df), t_down(dgain);
+    for (int i = 0; i < 9; i++) T_TRUE(T_F(df)[i] == want[i]);
+    T_NEAR(T_F(dgain)[0], 0.5 + 3 - 4 + 8 - 9, 1e-6); /* c = x inside but for one rounding */
+}
+
 /* Decoding the tokens scale by scale gives every partial sum of forward, bit for bit. */
 T_TEST(decoding_equals_encoding)
 {
@@ -499,6 +523,7 @@ int main(void)
     T_ADD(u, backward);
     T_ADD(u, backward_with_aux);
     T_ADD(u, little_shared_memory);
+    T_ADD(u, backward_exact);
     T_ADD(u, decoding_equals_encoding);
     T_ADD(u, every_index_returns);
     T_ADD(u, nan_is_seen);

@@ -227,7 +227,7 @@ typedef struct {
 static const vq_case CASES[] = {
     { 4, 4, 257, 5, 2, 0, { 1, 2, 4, 8 } }, { 3, 0, 33, 8, 3, 1, { 1, 3, 5 } }, { 2, 1, 31, 1, 2, 0, { 1, 5 } },
     { 1, -1, 64, 3, 2, 0, { 4 } },          { 2, 1, 1, 17, 1, 0, { 1, 2 } },    { 3, 2, 1000, 32, 1, 1, { 1, 2, 6 } },
-    { 1, 1, 32, 4, 1, 0, { 1 } },           { 2, 1, 20, 3, 19, 0, { 1, 2 } },
+    { 1, 1, 32, 4, 1, 0, { 1 } },           { 2, 1, 20, 3, 131, 0, { 1, 2 } }, /* more than chunks of backward */
 };
 
 typedef struct {
@@ -240,6 +240,7 @@ static oracle *new_oracle(const ts_backend *be, ts_stream *s, const vq_case *c)
 {
     oracle *o = t_alloc(sizeof *o);
     setup *m = o->m = new_setup(c->side, c->K, c->share, c->V, c->D, c->znorm, c->B);
+    m->q.p.ratio = 0.4f; /* at the published 0.5 the shares of phi could change places */
     o->phi = o_phis_new(be, s, m->q.p.S, c->D, 0.1, 3);
     m->phi = o->phi.dev;
     memcpy(m->w, o->phi.dw, sizeof m->w), memcpy(m->b, o->phi.db, sizeof m->b);
@@ -443,6 +444,17 @@ T_TEST(empty_batch_nan_and_no_codebook_gradient)
     T_STATUS(TS_E_ARG, be->residual_vq_fwd(s, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, &m->q, 0, NULL));
 }
 
+/* A code of length 0 has the cosine 0 with everything, which is better than a negative one. */
+T_TEST(code_of_length_zero)
+{
+    static const float book[] = { -1, 0, 0, 0, -1, -1 }, f[] = { 1, 0 };
+    setup *m = new_setup((int32_t[]){ 1 }, 1, -1, 3, 2, 1, 1);
+    m->f = T_INF(f, 2), m->book = T_INF(book, 6);
+    forward(be, s, m);
+    T_EQI(T_I(m->idx)[0], 1);
+    T_TRUE(T_F(m->f_hat)[0] == 0 && T_F(m->f_hat)[1] == 0);
+}
+
 T_TEST(threads)
 {
     static const vq_case c = { 3, 2, 100, 5, 19, 0, { 1, 2, 5 } };
@@ -469,6 +481,7 @@ int main(void)
     T_ADD(u, backward_random);
     T_ADD(u, little_shared_memory);
     T_ADD(u, empty_batch_nan_and_no_codebook_gradient);
+    T_ADD(u, code_of_length_zero);
     T_ADD(u, threads);
     return t_run(u);
 }

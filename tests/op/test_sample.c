@@ -189,6 +189,15 @@ T_TEST(largest_codebook)
     check_rows(be, s, logits, &a, "largest codebook");
 }
 
+/* Of equals only the last stays, however many there are. */
+T_TEST(last_of_many_equals)
+{
+    ts_sample a = options(1, 1, 4 * 65536);
+    float *logits = t_alloc(sizeof(float) * (size_t)a.V);
+    a.top_p = 1e-6f;
+    T_EQI(sample_one(be, s, logits, &a), 4 * 65536 - 1);
+}
+
 /* ---- Distribution --------------------------------------------------------------------------------------------- */
 
 /* Chi-square of N draws by picture number; the seed is fixed, so this cannot flicker. */
@@ -387,6 +396,25 @@ T_TEST(bad_logits_are_reported)
     }
 }
 
+/* Several such rows: the first one is named, in whatever order they are drawn. */
+T_TEST(first_bad_row_is_reported)
+{
+    enum { B = 2, T = 5, V = 9 };
+    ts_sample a = options(B, T, V);
+    a.image0 = 40, a.token0 = 5;
+    float *l = t_normals(B * T * V, 1, 3);
+    l[3 * V] = l[8 * V + 2] = l[9 * V] = NAN;
+    t_buf *in = T_INF(l, B * T * V), *idx = t_out(be, s, B * T, 4),
+          *scratch = t_out(be, s, (int64_t)be->sample_scratch(s, &a), 1);
+    for (unsigned order = 0; order < 4; order++) {
+        t_thread_order(order);
+        ts_status st = be->sample(s, idx->dev, in->dev, &a, scratch->dev);
+        if (st == TS_OK) st = be->stream_sync(s);
+        T_EQI(st, TS_E_DATA);
+        ck_assert_msg(strstr(ts_error(), "picture 40") && strstr(ts_error(), "token 8"), "%s", ts_error());
+    }
+}
+
 T_TEST(empty)
 {
     ts_sample a = options(0, 4, 10);
@@ -555,6 +583,7 @@ int main(void)
     Suite *u = t_suite("sample");
     T_ADD(u, against_sorting_oracle);
     T_ADD(u, largest_codebook);
+    T_ADD(u, last_of_many_equals);
     T_ADD(u, draws_follow_softmax);
     T_ADD(u, draws_are_independent);
     T_ADD(u, batch_pass_and_threads_change_nothing);
@@ -565,6 +594,7 @@ int main(void)
     T_ADD(u, greedy_takes_lowest_of_largest);
     T_ADD(u, minus_infinity_is_never_drawn);
     T_ADD(u, bad_logits_are_reported);
+    T_ADD(u, first_bad_row_is_reported);
     T_ADD(u, empty);
     T_ADD(u, options_out_of_range);
     T_ADD(u, digits_against_oracle);

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Plant bugs in the CUDA kernels, one at a time, and see whether the op tests notice on the emulated device.
 
-    make mutate [ONLY=TEXT] [TABLE=FILE]
+    make mutate [ONLY=EXPRESSION] [TABLE=FILE]
 
 For every bug of bugs.txt the sources are copied below BUILD/mutate, the one text is replaced, the objects that see it
 are compiled again with the flags of the emulated device, the op test is linked with them and run. Exit status 1: a bug
@@ -20,9 +20,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 
-SECONDS = 60  # a test that runs longer hangs, and that is seen
+SECONDS = 60  # of processor time: a test that takes longer hangs, and that is seen
 LIST = pathlib.Path(__file__).with_name("bugs.txt")
 
 # What the emulated device, Check and the test harness say, the telling ones first.
@@ -37,8 +39,9 @@ SIGNS = [
     (r"emu: .*default stream", "stream"),
     (r"emu: ", "emulated device"),
     (r"guard bytes around a buffer", "guard"),
-    (r":[EF]:\w+:\w+:\d+: .*Received signal", "crash"),
-    (r":F:\w+:\w+:\d+: ", "failed check"),
+    (r"not ok .*Received signal 24", "hangs"),
+    (r"not ok .*Received signal", "crash"),
+    (r"not ok ", "failed check"),
 ]
 
 
@@ -120,26 +123,39 @@ class Folder:
         return program
 
 
+def limits():
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 1))
+
+
 def run(program):
-    """Returns exit status and output; status None after SECONDS."""
-    environment = {**os.environ, "TS_TEST_BACKEND": "emu", "TS_ROOT": os.getcwd(), "OMP_NUM_THREADS": "1"}
-    p = subprocess.Popen([program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-                         env=environment, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)))
-    try:
-        output, _ = p.communicate(timeout=SECONDS)
-        return p.returncode, output
-    except subprocess.TimeoutExpired:
-        p.send_signal(signal.SIGTERM)  # Check then ends the test that it runs
-        return None, p.communicate()[0]
+    """Returns exit status and output, both Check's own and what the test printed. Ends at the first test that fails."""
+    tap = pathlib.Path(f"{program}.tap")
+    environment = {**os.environ, "TS_TEST_BACKEND": "emu", "TS_ROOT": os.getcwd(), "OMP_NUM_THREADS": "1",
+                   "CK_TAP_LOG_FILE_NAME": str(tap)}
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        # In a group of its own: Check ends its whole group when it is told to end.
+        p = subprocess.Popen([program], stdout=output, stderr=subprocess.STDOUT, env=environment, preexec_fn=limits,
+                             start_new_session=True)
+        while p.poll() is None and not (tap.exists() and "not ok " in tap.read_text(errors="replace")):
+            time.sleep(0.1)
+        if p.poll() is None:
+            p.send_signal(signal.SIGTERM)
+            p.wait()
+            status = 1
+        else:
+            status = p.returncode
+        output.seek(0)
+        text = output.read() + (tap.read_text(errors="replace") if tap.exists() else "")
+    tap.unlink(missing_ok=True)
+    return status, text
 
 
 def verdict(status, output):
     """How the bug was caught, and in which test; None if it was not."""
-    if status is None:
-        return "hangs"
     if status == 0:
         return None
-    failed = re.search(r":[EF]:(\w+):\w+:\d+: ", output)
+    failed = re.search(r"^not ok \d+ - [^:]*:(\w+):", output, re.MULTILINE)
     where = f" in {failed.group(1)}" if failed else ""
     for pattern, name in SIGNS:
         if re.search(pattern, output):
@@ -162,7 +178,7 @@ def attempt(bug, options, folders, lock):
 def check_baseline(options, bugs):
     """A test that fails as it is would catch everything."""
     for test in sorted({b.test for b in bugs}):
-        status, output = run(f"{options.build}/emu/tests/op/test_{test}")
+        status, output = run(pathlib.Path(options.build) / f"emu/tests/op/test_{test}")
         if status != 0:
             sys.exit(f"test_{test} fails without a bug:\n{output}")
 
@@ -193,15 +209,15 @@ def main():
     p.add_argument("--link", required=True, help="command that links a test")
     p.add_argument("--objects", required=True, help="objects of a test beside its own")
     p.add_argument("--libs", required=True, help="libraries of a test")
-    p.add_argument("--only", default="", help="bugs with this in their file, test or text")
+    p.add_argument("--only", default="", help="bugs whose number, file, test or text matches this expression")
     p.add_argument("--jobs", type=int, default=os.cpu_count(), help="bugs at a time")
     p.add_argument("--table", default="", help="also write the table to this file")
     options = p.parse_args()
 
     bugs = list(enumerate(read_bugs(LIST), 1))
-    bugs = [(i, b) for i, b in bugs if options.only in f"{i} {b.file} {b.test} {b.what}"]
+    bugs = [(i, b) for i, b in bugs if re.search(options.only, f"#{i}# {b.file} {b.test} {b.what}")]
     if not bugs:
-        sys.exit(f"no bug has {options.only} in its file, test or text")
+        sys.exit(f"no bug matches {options.only}")
     check_baseline(options, [b for _, b in bugs])
     folders, lock = [Folder(options, i) for i in range(options.jobs)], threading.Lock()
     rows, results = [], []
