@@ -24,7 +24,7 @@ static const shape SHAPES[] = {
     { 3, 29, 5, 16, 1, 1, { 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 15 } }, /* token by token     */
     { 1, 60, 2, 8, 6, 0, { 0 } },         /* scores span hundreds: most weights are zero  */
     { 1, 35, 2, 330, 0.1, 0, { 3, 32 } }, /* tiles of such heads fit into no shared memory */
-    { 2, 33, 1, 330, 1, 1, { 0 } },
+    { 1, 33, 3, 330, 1, 1, { 0 } },
 };
 enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES };
 
