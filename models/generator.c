@@ -308,15 +308,36 @@ typedef struct {
     double last; /* when the part before ended */
 } run;
 
+/* 0 at the first scale, 1 at the last. */
+static double ratio_of(const run *r, int k)
+{
+    return r->m->p.K > 1 ? (double)k / (r->m->p.K - 1) : 1;
+}
+
+static ts_sample sample_of(const run *r, int k)
+{
+    const ts_generator *m = r->m;
+    int64_t V = m->c.head == TS_HEAD_JOINT ? m->c.V : 1; /* the digit head does not read it, its scratch grows with it */
+    return (ts_sample){ r->B, m->p.start[k + 1] - m->p.start[k], V, r->guided, (float)(r->o->cfg * ratio_of(r, k)),
+                        (float)r->o->temperature, r->o->top_k, (float)r->o->top_p, r->o->seed, r->o->image0, m->p.start[k] };
+}
+
 static ts_tensor *draw(const run *r, ts_tensor *logits, int k)
 {
     const ts_generator *m = r->m;
-    double ratio = m->p.K > 1 ? (double)k / (m->p.K - 1) : 1;
-    int64_t V = m->c.head == TS_HEAD_JOINT ? m->c.V : 1; /* the digit head does not read it, its scratch grows with it */
-    ts_sample a = { r->B, m->p.start[k + 1] - m->p.start[k], V, r->guided, (float)(r->o->cfg * ratio),
-                    (float)r->o->temperature, r->o->top_k, (float)r->o->top_p, r->o->seed, r->o->image0, m->p.start[k] };
+    const ts_sample a = sample_of(r, k);
     if (m->c.head == TS_HEAD_JOINT) return tg_sample(m->g, logits, &a);
     return tg_sample_digits(m->g, logits, m->digit_bias, m->digit_embed, m->digit_weight, m->digit_logit, &m->digits, k, &a);
+}
+
+/* What is summed (B,t,D), of the drawn tokens or smooth. Constants of the published implementation. */
+static ts_tensor *code_of(const run *r, ts_tensor *logits, ts_tensor *idx, int k)
+{
+    ts_graph *g = r->m->g;
+    if (!r->o->smooth) return quantizer_lookup(g, &r->t->q, idx, k);
+    const ts_sample a = sample_of(r, k);
+    double ratio = ratio_of(r, k), tau = fmax(0.27 * (1 - 0.95 * ratio), 0.005);
+    return tg_sample_smooth(g, logits, r->t->q.codebook, &a, (float)(1 + ratio), (float)tau);
 }
 
 /* One scale: x_BtC are the embedded inputs of all rows. Returns the input of the next scale (B,t',D), NULL after the last. */
@@ -335,11 +356,11 @@ static ts_tensor *sample_scale(run *r, ts_tensor *x, int k, int32_t *tokens)
     x = tg_add_rows(g, tg_move(x), position);
     x = tg_add_rows(g, tg_move(x), tg_rows(g, m->pos_1LC, start, t));
     ts_tensor *logits = head(g, m, transformer_forward(g, &m->t, x, &r->mod, NULL, NULL, &r->cache));
-    ts_tensor *idx = draw(r, logits, k);
+    ts_tensor *idx = r->o->smooth && !tokens ? NULL : draw(r, logits, k);
     if (tokens && tg_download(g, ids, idx) == TS_OK)
         for (int64_t b = 0; b < r->B; b++) memcpy(tokens + b * m->p.T + start, ids + b * t, (size_t)t * sizeof *ids);
     free(ids);
-    return quantizer_add(g, &r->t->q, r->f_hat, quantizer_lookup(g, &r->t->q, idx, k), k);
+    return quantizer_add(g, &r->t->q, r->f_hat, code_of(r, logits, idx, k), k);
 }
 
 /* The time since *last goes to part i. */
@@ -396,6 +417,8 @@ ts_status ts_generator_sample_scales(ts_generator *m, ts_tokenizer *t, const int
 {
     TS_TRY(ts_sampling_check(o));
     TS_TRY(ts_generator_fits(m, t, "tokenizer"));
+    if (o->smooth && (m->c.head != TS_HEAD_JOINT || t->c.q.kind != TS_QUANTIZER_VQ))
+        return ts_fail(TS_E_ARG, "smooth sampling needs a vq codebook and a joint head, these models have none");
     for (int64_t b = 0; b < B; b++)
         if (labels[b] < 0 || labels[b] >= m->c.num_classes)
             return ts_fail(TS_E_ARG, "class %d, expected 0 to %d", labels[b], m->c.num_classes - 1);

@@ -15,7 +15,7 @@
 typedef struct {
     const char *tokenizer, *generator, *classes, *out;
     int64_t per_class, num, batch, top_k, zoom;
-    int per_class_given, show_scales;
+    int per_class_given, show_scales, smooth;
     double cfg, top_p, temperature;
     int no_metadata;
     common_options common;
@@ -63,9 +63,9 @@ static int64_t class_of(const sample_run *r, int64_t n, int64_t *column)
 
 static char *settings(const sample_options *o, const ts_generator *m, int64_t label, int64_t number)
 {
-    return ts_format("class %lld %s, picture %lld, seed %llu, cfg %g, top-k %lld, top-p %g, temperature %g, tokenizer %s, tessera "
+    return ts_format("class %lld %s, picture %lld, seed %llu, cfg %g, top-k %lld, top-p %g, temperature %g%s, tokenizer %s, tessera "
                      TS_VERSION, (long long)label, ts_generator_class_name(m, (int)label), (long long)number, (unsigned long long)o->common.seed,
-                     o->cfg, (long long)o->top_k, o->top_p, o->temperature, m->tokenizer_hash);
+                     o->cfg, (long long)o->top_k, o->top_p, o->temperature, o->smooth ? ", smooth" : "", m->tokenizer_hash);
 }
 
 /* A file of its own, and a line in samples.json for the result. */
@@ -107,7 +107,7 @@ static ts_status sample_batch(sample_run *r, int64_t first, int64_t B, int32_t *
     int scales = o->show_scales;
     for (int64_t b = 0; b < B; b++) labels[b] = (int32_t)r->classes[class_of(r, first + b, NULL)];
     ts_sampling s = { .seed = o->common.seed, .image0 = (uint64_t)first, .cfg = o->cfg, .temperature = o->temperature,
-                      .top_p = o->top_p, .top_k = (int)o->top_k };
+                      .top_p = o->top_p, .top_k = (int)o->top_k, .smooth = o->smooth };
     TS_TRY(ts_generator_sample_scales(r->m, r->t, labels, B, &s, NULL, scales ? NULL : images, scales ? images : NULL));
     TS_TRY(pictures_from_float(out, images, r->K * B, r->t->c.image_size));
     ts_status st = TS_OK;
@@ -163,8 +163,8 @@ static ts_status write_list(const sample_run *r)
     /* JSON readers take integers up to 2^63 */
     json_t *seed = o->common.seed <= INT64_MAX ? json_integer((json_int_t)o->common.seed)
                                                : json_sprintf("%llu", (unsigned long long)o->common.seed);
-    json_t *all = json_pack("{s:o,s:f,s:I,s:f,s:f,s:s,s:O}", "seed", seed, "cfg", o->cfg, "top_k", (json_int_t)o->top_k,
-                            "top_p", o->top_p, "temperature", o->temperature, "tokenizer", r->m->tokenizer_hash, "samples",
+    json_t *all = json_pack("{s:o,s:f,s:I,s:f,s:f,s:b,s:s,s:O}", "seed", seed, "cfg", o->cfg, "top_k", (json_int_t)o->top_k,
+                            "top_p", o->top_p, "temperature", o->temperature, "smooth", o->smooth, "tokenizer", r->m->tokenizer_hash, "samples",
                             r->list);
     char *text = all ? json_dumps(all, JSON_INDENT(1)) : NULL, *path = ts_format("%s/samples.json", o->out);
     ts_status st = text && path ? ts_file_replace(path, text, strlen(text)) : ts_fail(TS_E_NOMEM, "out of host memory");
@@ -227,6 +227,8 @@ static int sample(const sample_options *o)
     if (st == TS_OK) st = ts_tokenizer_load(&r.t, d, o->tokenizer);
     if (st == TS_OK) st = ts_generator_load(&r.m, d, o->generator);
     if (st == TS_OK) st = ts_generator_fits(r.m, r.t, o->tokenizer);
+    if (st == TS_OK && o->smooth && (r.m->c.head != TS_HEAD_JOINT || r.t->c.q.kind != TS_QUANTIZER_VQ))
+        st = ts_fail(TS_E_ARG, "--smooth: %s has no vq codebook with a joint head before it", o->generator);
     if (st == TS_OK) st = parse_classes(&r);
     r.K = st == TS_OK && o->show_scales ? r.t->q.p.K : 1;
     if (st == TS_OK) count_pictures(&r);
@@ -279,6 +281,9 @@ int cmd_sample(int argc, char **argv)
           .help = "draw from the likeliest that hold this probability; 1: all" },
         { .name = "temperature", .kind = OPT_FLOAT, .value = &o.temperature, .min = 1e-3, .max = 100, .argument = "X",
           .help = "logits are divided by it" },
+        { .name = "smooth", .kind = OPT_FLAG, .value = &o.smooth,
+          .help = "sum means of codebook rows, sharpened from scale to scale, instead of drawn rows: smoother pictures, no fair "
+                  "sample for measuring; only models with a vq codebook and a joint head" },
         { .name = "show-scales", .kind = OPT_FLAG, .value = &o.show_scales,
           .help = "the picture after every scale: side by side in a grid, the last is the result; 000000.scale0.png and on in a "
                   "folder" },

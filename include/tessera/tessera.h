@@ -65,11 +65,13 @@ typedef struct {
     double temperature;    /* over 0                                                                                 */
     double top_p;          /* over 0, at most 1; 1: all                                                              */
     int top_k;             /* 0: all, 1: greedy                                                                      */
+    int smooth;            /* a mean of codebook rows instead of the drawn one: only for vq with a joint head        */
 } ts_sampling;
 
-#define TS_SAMPLING_DEFAULTS { 0, 0, 1.5, 1, 1, 0 }
+#define TS_SAMPLING_DEFAULTS { 0, 0, 1.5, 1, 1, 0, 0 }
 
 /* B pictures of the classes labels[B], each 0..classes-1: tokens (B,T) and images (B,side,side,3); either may be NULL.
+ * Smooth: the tokens are those drawn, the pictures are not made of them alone.
  * TS_E_ARG for settings or labels out of range, TS_E_DATA if the two models do not belong together. */
 TS_API ts_status ts_generator_sample(ts_generator *g, ts_tokenizer *t, const int32_t *labels, int64_t B, const ts_sampling *how,
                                      int32_t *tokens, float *images);
