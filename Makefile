@@ -51,7 +51,7 @@ EMU_HOOKS = $(if $(COVERAGE),-O0 --coverage,$(if $(ASAN),$(SAN),-fsanitize=threa
 EMU_OBJ  := $(patsubst %.cu,$(EMU)/obj/%.o,$(filter-out %/cublas.cu,$(CUDA_SRC))) \
             $(patsubst %.cpp,$(EMU)/obj/%.o,$(filter-out tests/emu/test_%,$(wildcard tests/emu/*.cpp))) $(EMU)/obj/host/backend.o
 EMU_LIBS  = $(LDLIBS) $(CHECK_LIBS) -lboost_context $(if $(COVERAGE),--coverage)
-EMU_TESTS := $(patsubst %.c,$(EMU)/%,$(wildcard tests/op/test_*.c) tests/model/test_twins.c tests/host/test_device.c) \
+EMU_TESTS := $(patsubst %.c,$(EMU)/%,$(wildcard tests/op/test_*.c) tests/model/test_twins.c tests/model/test_sampler.c tests/host/test_device.c) \
              $(patsubst %.cpp,$(EMU)/%,$(wildcard tests/emu/test_*.cpp))
 
 LDLIBS  := -ldnnl -lpng -ljpeg -larchive -ljansson -lxxhash -lpthread -lm $(CUDA_LIBS)

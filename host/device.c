@@ -21,7 +21,26 @@ static int size_class(size_t bytes, size_t *rounded)
     return 4 * octave + (int)n - 4;
 }
 
+static ts_block *take(ts_pool *pool, int c)
+{
+    ts_block *b = pool->spare[c];
+    if (b) pool->spare[c] = b->next;
+    return b;
+}
+
+static void put(ts_pool *pool, int c, ts_block *b)
+{
+    b->pool = pool;
+    b->next = pool->spare[c];
+    pool->spare[c] = b;
+}
+
 ts_block *ts_block_get(ts_device *d, size_t bytes)
+{
+    return ts_block_from(d, &d->pool, bytes);
+}
+
+ts_block *ts_block_from(ts_device *d, ts_pool *pool, size_t bytes)
 {
     if (bytes > MOST) {
         ts_fail(TS_E_NOMEM, "%zu bytes of device memory were asked for", bytes);
@@ -29,10 +48,9 @@ ts_block *ts_block_get(ts_device *d, size_t bytes)
     }
     size_t rounded;
     int c = size_class(bytes, &rounded);
-    ts_block *b = d->spare[c];
-    if (b) {
-        d->spare[c] = b->next;
-    } else {
+    ts_block *b = take(pool, c);
+    if (!b) b = take(&d->pool, c);
+    if (!b) {
         b = malloc(sizeof *b);
         if (!b) {
             ts_fail(TS_E_NOMEM, "out of host memory");
@@ -49,6 +67,7 @@ ts_block *ts_block_get(ts_device *d, size_t bytes)
         d->held += rounded;
     }
     b->refs = 1;
+    b->pool = pool;
     b->next = NULL;
     d->in_use += b->bytes;
     if (d->in_use > d->peak) d->peak = d->in_use;
@@ -67,16 +86,21 @@ void ts_block_drop(ts_device *d, ts_block *b)
     size_t rounded;
     int c = size_class(b->bytes, &rounded);
     d->in_use -= b->bytes;
-    b->next = d->spare[c];
-    d->spare[c] = b;
+    put(b->pool, c, b);
+}
+
+void ts_pool_release(ts_device *d, ts_pool *pool)
+{
+    ts_block *b;
+    for (int c = 0; c < TS_SIZE_CLASSES; c++)
+        while ((b = take(pool, c)) != NULL) put(&d->pool, c, b);
 }
 
 void ts_device_trim(ts_device *d)
 {
+    ts_block *b;
     for (int c = 0; c < TS_SIZE_CLASSES; c++)
-        while (d->spare[c]) {
-            ts_block *b = d->spare[c];
-            d->spare[c] = b->next;
+        while ((b = take(&d->pool, c)) != NULL) {
             d->be->mem_free(d->s, b->p);
             d->held -= b->bytes;
             free(b);

@@ -17,9 +17,15 @@ ts_status ts_graph_new(ts_graph **out, ts_device *d, int training)
     ts_graph *g = calloc(1, sizeof *g);
     if (!g) return ts_fail(TS_E_NOMEM, "out of host memory");
     g->d = d;
+    g->pool = &d->pool;
     g->training = training;
     *out = g;
     return TS_OK;
+}
+
+void ts_graph_own_memory(ts_graph *g)
+{
+    g->pool = &g->own;
 }
 
 static ts_tensor *slot(const ts_graph *g, size_t i)
@@ -50,6 +56,7 @@ void ts_graph_free(ts_graph *g)
 {
     if (!g) return;
     ts_graph_reset(g);
+    ts_pool_release(g->d, &g->own);
     for (size_t i = 0; i < g->n_chunks; i++) free(g->chunks[i]);
     free(g->chunks);
     free(g->nodes);
@@ -144,7 +151,7 @@ ts_tensor *tg_new(ts_graph *g, ts_dtype dtype, int rank, const int64_t *dim)
 {
     ts_tensor *t = new_tensor(g, dtype, rank, dim);
     if (!t) return NULL;
-    t->memory = ts_block_get(g->d, (size_t)ts_tensor_count(t) * item_size(dtype) + 1);
+    t->memory = ts_block_from(g->d, g->pool, (size_t)ts_tensor_count(t) * item_size(dtype) + 1);
     if (!t->memory) {
         ts_graph_fail(g, TS_E_NOMEM);
         return NULL;
@@ -160,7 +167,7 @@ ts_tensor *tg_like(ts_graph *g, const ts_tensor *x)
 
 ts_block *tg_scratch(ts_graph *g, size_t bytes)
 {
-    ts_block *b = ts_block_get(g->d, bytes ? bytes : 1);
+    ts_block *b = ts_block_from(g->d, g->pool, bytes ? bytes : 1);
     if (!b) ts_graph_fail(g, TS_E_NOMEM);
     return b;
 }
@@ -181,9 +188,26 @@ ts_tensor *tg_zeros(ts_graph *g, ts_dtype dtype, int rank, const int64_t *dim)
 ts_tensor *tg_upload(ts_graph *g, const void *host, ts_dtype dtype, int rank, const int64_t *dim)
 {
     ts_tensor *t = tg_empty(g, dtype, rank, dim);
-    if (!t) return NULL;
-    size_t bytes = (size_t)ts_tensor_count(t) * item_size(dtype);
-    return bytes == 0 || tg_check(g, TG_BE(g)->upload(TG_S(g), t->data, host, bytes)) ? t : NULL;
+    return t && tg_refill(g, t, host) == TS_OK ? t : NULL;
+}
+
+ts_status tg_refill(ts_graph *g, ts_tensor *t, const void *host)
+{
+    if (g->status != TS_OK || !t) return g->status;
+    size_t bytes = (size_t)ts_tensor_count(t) * item_size(t->dtype);
+    if (bytes) tg_check(g, TG_BE(g)->upload(TG_S(g), t->data, host, bytes));
+    return g->status;
+}
+
+void tg_place(ts_graph *g, ts_tensor *into, int64_t at, const ts_tensor *x)
+{
+    if (!tg_ready(g, (const ts_tensor *const[]){ into, x }, 2)) return;
+    if (at < 0 || at + ts_tensor_count(x) > ts_tensor_count(into) || into->dtype != x->dtype) {
+        tg_mismatch(g, "place", "room for all of it", x);
+        return;
+    }
+    size_t size = item_size(x->dtype), bytes = (size_t)ts_tensor_count(x) * size;
+    if (bytes) tg_check(g, TG_BE(g)->copy(TG_S(g), (char *)into->data + (size_t)at * size, x->data, bytes));
 }
 
 ts_status tg_download(ts_graph *g, void *host, const ts_tensor *t)

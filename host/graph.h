@@ -36,6 +36,8 @@ typedef struct ts_graph ts_graph;
 
 ts_status ts_graph_new(ts_graph **g, ts_device *d, int training);
 void ts_graph_free(ts_graph *g); /* NULL is fine */
+/* Memory that this graph has used is from now on used by it alone, until it is freed. Before the first tensor. */
+void ts_graph_own_memory(ts_graph *g);
 void ts_graph_reset(ts_graph *g); /* forget all tensors and nodes, clear the status; memory goes back to the device */
 ts_status ts_graph_status(const ts_graph *g);
 ts_device *ts_graph_device(const ts_graph *g);
@@ -48,6 +50,9 @@ ts_status ts_graph_backward(ts_graph *g);
 /* Host <-> device. bytes follow from shape and dtype. download waits for the device. */
 ts_tensor *tg_upload(ts_graph *g, const void *host, ts_dtype dtype, int rank, const int64_t *dim);
 ts_status tg_download(ts_graph *g, void *host, const ts_tensor *t);
+ts_status tg_refill(ts_graph *g, ts_tensor *t, const void *host); /* new content for t, as upload brings it */
+/* Elements [at, at + count of x) of `into` become those of x, on the device. Inference only. */
+void tg_place(ts_graph *g, ts_tensor *into, int64_t at, const ts_tensor *x);
 ts_tensor *tg_empty(ts_graph *g, ts_dtype dtype, int rank, const int64_t *dim);
 ts_tensor *tg_zeros(ts_graph *g, ts_dtype dtype, int rank, const int64_t *dim);
 int64_t ts_tensor_count(const ts_tensor *t);

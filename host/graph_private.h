@@ -31,6 +31,8 @@ typedef struct tg_node {
 
 struct ts_graph {
     ts_device *d;
+    ts_pool *pool; /* the device's, or own */
+    ts_pool own;
     int training;
     ts_status status;
     ts_tensor **chunks; /* tensors, TG_CHUNK to a chunk: their addresses do not change */

@@ -11,6 +11,7 @@ enum { ALIGN = 16 }; /* floats: 64 bytes */
 
 struct ts_params {
     ts_device *d;
+    uint64_t serial;
     ts_param **list;
     int n, room;
     ts_tensor **spans; /* their base's offset is found through `first` */
@@ -24,8 +25,16 @@ struct ts_params {
 
 ts_status ts_params_new(ts_params **out)
 {
+    static _Atomic uint64_t last;
     *out = calloc(1, sizeof **out);
-    return *out ? TS_OK : ts_fail(TS_E_NOMEM, "out of host memory");
+    if (!*out) return ts_fail(TS_E_NOMEM, "out of host memory");
+    (*out)->serial = ++last;
+    return TS_OK;
+}
+
+uint64_t ts_params_serial(const ts_params *p)
+{
+    return p->serial;
 }
 
 /* Before any weight changes. */

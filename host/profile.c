@@ -184,6 +184,7 @@ ts_status ts_profile_begin(ts_device *d)
     profile.timed = *d->be;
 #define REPLACE(op, parameters, arguments, operations) profile.timed.op = op;
     OPS(REPLACE)
+    profile.timed.capture_begin = NULL;
     d->be = &profile.timed;
     ts_profile_reset();
     return TS_OK;

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "host/log.h"
+#include "models/sampler.h"
 
 /* --- parameters --- */
 
@@ -69,6 +69,7 @@ ts_status ts_generator_new(ts_generator **m, ts_device *d, const ts_generator_co
 void ts_generator_free(ts_generator *m)
 {
     if (!m) return;
+    sampler_forget(m);
     ts_graph_free(m->g);
     ts_params_free(m->params);
     for (int i = 0; m->classes && i < m->c.num_classes; i++) free(m->classes[i]);
@@ -201,7 +202,18 @@ ts_tensor *generator_input(ts_graph *g, const quantizer *q, const int32_t *token
     return all;
 }
 
-/* s + pos_start: the class embedding at every token of the first scale. */
+void generator_spread(const ts_generator *m, int32_t *to, const int32_t *labels, int64_t B)
+{
+    int64_t first = m->p.start[1];
+    for (int64_t i = 0; i < B * first; i++) to[i] = labels[i / first];
+}
+
+ts_tensor *generator_start(ts_graph *g, const ts_generator *m, ts_tensor *labels)
+{
+    return tg_add_rows(g, tg_move(tg_embedding(g, m->class_emb, labels)), m->pos_start);
+}
+
+/* The same from labels on the host. */
 static ts_tensor *start_tokens(ts_graph *g, const ts_generator *m, const int32_t *labels, int64_t B)
 {
     int64_t first = m->p.start[1];
@@ -210,10 +222,10 @@ static ts_tensor *start_tokens(ts_graph *g, const ts_generator *m, const int32_t
         ts_graph_fail(g, ts_fail(TS_E_NOMEM, "out of host memory"));
         return NULL;
     }
-    for (int64_t i = 0; i < B * first; i++) repeated[i] = labels[i / first];
-    ts_tensor *x = tg_embedding(g, m->class_emb, tg_upload(g, repeated, TS_I32, 2, TG_DIMS(B, first)));
+    generator_spread(m, repeated, labels, B);
+    ts_tensor *x = generator_start(g, m, tg_upload(g, repeated, TS_I32, 2, TG_DIMS(B, first)));
     free(repeated);
-    return tg_add_rows(g, tg_move(x), m->pos_start);
+    return x;
 }
 
 /* Per token: its scale, and the token behind its segment. */
@@ -231,8 +243,7 @@ static ts_tensor *per_token(ts_graph *g, const ts_pyramid *p, int want_end)
     return y;
 }
 
-/* Head without its last step: (B,T,V), or u (B,T,M). */
-static ts_tensor *head(ts_graph *g, const ts_generator *m, ts_tensor *y)
+ts_tensor *generator_head(ts_graph *g, const ts_generator *m, ts_tensor *y)
 {
     return tg_linear(g, tg_move(y), m->head.w, m->head.b);
 }
@@ -247,7 +258,7 @@ ts_tensor *generator_logits(ts_graph *g, const ts_generator *m, const int32_t *l
     if (input) x = tg_concat_tokens(g, x, tg_linear(g, input, m->word_embed.w, m->word_embed.b));
     x = tg_add_rows(g, x, tg_embedding(g, m->lvl_embed, per_token(g, &m->p, 0)));
     x = tg_add_rows(g, x, m->pos_1LC);
-    return head(g, m, transformer_forward(g, &m->t, x, &mod, per_token(g, &m->p, 1), keep, NULL));
+    return generator_head(g, m, transformer_forward(g, &m->t, x, &mod, per_token(g, &m->p, 1), keep, NULL));
 }
 
 ts_tensor *generator_loss(ts_graph *g, const ts_generator *m, ts_tensor *logits, const int32_t *tokens, int64_t B)
@@ -275,167 +286,5 @@ ts_status ts_generator_bits(ts_generator *m, ts_tokenizer *t, const int32_t *tok
                 bits[k] += loss[i] / log(2);
     free(loss);
     ts_graph_reset(g);
-    return st;
-}
-
-/* --- sampling --- */
-
-ts_status ts_sampling_check(const ts_sampling *o)
-{
-    if (!(o->cfg >= 0 && o->cfg <= 100)) return ts_fail(TS_E_ARG, "cfg is %g, expected 0 to 100", o->cfg);
-    if (!(o->temperature > 0 && o->temperature <= 100))
-        return ts_fail(TS_E_ARG, "temperature is %g, expected more than 0, at most 100", o->temperature);
-    if (!(o->top_p > 0 && o->top_p <= 1)) return ts_fail(TS_E_ARG, "top-p is %g, expected more than 0, at most 1", o->top_p);
-    if (o->top_k < 0) return ts_fail(TS_E_ARG, "top-k is %d, expected 0 (off) or more", o->top_k);
-    return TS_OK;
-}
-
-static int64_t pixels_of(const ts_tokenizer *t)
-{
-    return (int64_t)t->c.image_size * t->c.image_size * t->c.in_channels;
-}
-
-/* Everything that stays while the scales are sampled one after the other. */
-typedef struct {
-    ts_generator *m;
-    ts_tokenizer *t;
-    int64_t B;
-    int guided;
-    const ts_sampling *o;
-    modulation mod;
-    kv_cache cache;
-    ts_tensor *f_hat;
-    double last; /* when the part before ended */
-} run;
-
-/* 0 at the first scale, 1 at the last. */
-static double ratio_of(const run *r, int k)
-{
-    return r->m->p.K > 1 ? (double)k / (r->m->p.K - 1) : 1;
-}
-
-static ts_sample sample_of(const run *r, int k)
-{
-    const ts_generator *m = r->m;
-    int64_t V = m->c.head == TS_HEAD_JOINT ? m->c.V : 1; /* the digit head does not read it, its scratch grows with it */
-    return (ts_sample){ r->B, m->p.start[k + 1] - m->p.start[k], V, r->guided, (float)(r->o->cfg * ratio_of(r, k)),
-                        (float)r->o->temperature, r->o->top_k, (float)r->o->top_p, r->o->seed, r->o->image0, m->p.start[k] };
-}
-
-static ts_tensor *draw(const run *r, ts_tensor *logits, int k)
-{
-    const ts_generator *m = r->m;
-    const ts_sample a = sample_of(r, k);
-    if (m->c.head == TS_HEAD_JOINT) return tg_sample(m->g, logits, &a);
-    return tg_sample_digits(m->g, logits, m->digit_bias, m->digit_embed, m->digit_weight, m->digit_logit, &m->digits, k, &a);
-}
-
-/* What is summed (B,t,D), of the drawn tokens or smooth. Constants of the published implementation. */
-static ts_tensor *code_of(const run *r, ts_tensor *logits, ts_tensor *idx, int k)
-{
-    ts_graph *g = r->m->g;
-    if (!r->o->smooth) return quantizer_lookup(g, &r->t->q, idx, k);
-    const ts_sample a = sample_of(r, k);
-    double ratio = ratio_of(r, k), tau = fmax(0.27 * (1 - 0.95 * ratio), 0.005);
-    return tg_sample_smooth(g, logits, r->t->q.codebook, &a, (float)(1 + ratio), (float)tau);
-}
-
-/* One scale: x_BtC are the embedded inputs of all rows. Returns the input of the next scale (B,t',D), NULL after the last. */
-static ts_tensor *sample_scale(run *r, ts_tensor *x, int k, int32_t *tokens)
-{
-    ts_generator *m = r->m;
-    ts_graph *g = m->g;
-    int64_t start = m->p.start[k], t = m->p.start[k + 1] - start;
-    int32_t *ids = malloc((size_t)(r->B * t) * sizeof *ids); /* scale of each token, then the drawn tokens */
-    if (!ids) {
-        ts_graph_fail(g, ts_fail(TS_E_NOMEM, "out of host memory"));
-        return NULL;
-    }
-    for (int64_t i = 0; i < t; i++) ids[i] = k;
-    ts_tensor *position = tg_embedding(g, m->lvl_embed, tg_upload(g, ids, TS_I32, 1, TG_DIMS(t)));
-    x = tg_add_rows(g, tg_move(x), position);
-    x = tg_add_rows(g, tg_move(x), tg_rows(g, m->pos_1LC, start, t));
-    ts_tensor *logits = head(g, m, transformer_forward(g, &m->t, x, &r->mod, NULL, NULL, &r->cache));
-    ts_tensor *idx = r->o->smooth && !tokens ? NULL : draw(r, logits, k);
-    if (tokens && tg_download(g, ids, idx) == TS_OK)
-        for (int64_t b = 0; b < r->B; b++) memcpy(tokens + b * m->p.T + start, ids + b * t, (size_t)t * sizeof *ids);
-    free(ids);
-    return quantizer_add(g, &r->t->q, r->f_hat, code_of(r, logits, idx, k), k);
-}
-
-/* The time since *last goes to part i. */
-static void count_time(ts_generator *m, int i, double *last)
-{
-    if (!m->seconds || m->d->be->stream_sync(m->d->s) != TS_OK) return;
-    double now = ts_seconds();
-    m->seconds[i] += now - *last;
-    *last = now;
-}
-
-/* The picture that the sum so far is. */
-static void show_scale(const run *r, float *images)
-{
-    ts_graph *g = r->m->g;
-    size_t scope = tg_enter(g);
-    tg_download(g, images, tokenizer_decode(g, r->t, r->f_hat));
-    tg_leave(g, scope, NULL);
-}
-
-static void sample_scales(run *r, const int32_t *labels, int32_t *tokens, float *scales)
-{
-    ts_generator *m = r->m;
-    ts_graph *g = m->g;
-    int64_t rows = (r->guided ? 2 : 1) * r->B;
-    ts_tensor *cond = tg_embedding(g, m->class_emb, tg_upload(g, labels, TS_I32, 1, TG_DIMS(rows)));
-    transformer_modulate(g, &m->t, cond, &r->mod);
-    transformer_cache(g, &m->t, rows, m->p.T, &r->cache);
-    r->f_hat = tg_zeros(g, TS_F32, 4, TG_DIMS(r->B, m->p.h, m->p.w, m->c.z_channels));
-    ts_tensor *next = NULL;
-    for (int k = 0; k < m->p.K && ts_graph_status(g) == TS_OK; k++) {
-        size_t scope = tg_enter(g);
-        ts_tensor *x;
-        if (k == 0) {
-            x = start_tokens(g, m, labels, rows);
-        } else {
-            x = tg_linear(g, tg_move(next), m->word_embed.w, m->word_embed.b);
-            if (r->guided) x = tg_twice(g, tg_move(x));
-        }
-        next = tg_leave(g, scope, sample_scale(r, x, k, tokens));
-        if (scales) show_scale(r, scales + k * r->B * pixels_of(r->t));
-        count_time(m, k, &r->last);
-    }
-}
-
-ts_status ts_generator_sample(ts_generator *m, ts_tokenizer *t, const int32_t *labels, int64_t B, const ts_sampling *o,
-                              int32_t *tokens, float *images)
-{
-    return ts_generator_sample_scales(m, t, labels, B, o, tokens, images, NULL);
-}
-
-ts_status ts_generator_sample_scales(ts_generator *m, ts_tokenizer *t, const int32_t *labels, int64_t B, const ts_sampling *o,
-                                     int32_t *tokens, float *images, float *scales)
-{
-    TS_TRY(ts_sampling_check(o));
-    TS_TRY(ts_generator_fits(m, t, "tokenizer"));
-    if (o->smooth && (m->c.head != TS_HEAD_JOINT || t->c.q.kind != TS_QUANTIZER_VQ))
-        return ts_fail(TS_E_ARG, "smooth sampling needs a vq codebook and a joint head, these models have none");
-    for (int64_t b = 0; b < B; b++)
-        if (labels[b] < 0 || labels[b] >= m->c.num_classes)
-            return ts_fail(TS_E_ARG, "class %d, expected 0 to %d", labels[b], m->c.num_classes - 1);
-    int guided = o->cfg > 0;
-    int32_t *all = malloc((size_t)(2 * B) * sizeof *all);
-    if (!all) return ts_fail(TS_E_NOMEM, "out of host memory");
-    for (int64_t b = 0; b < B; b++) {
-        all[b] = labels[b];
-        all[B + b] = m->c.num_classes;
-    }
-    run r = { .m = m, .t = t, .B = B, .guided = guided, .o = o, .last = ts_seconds() };
-    ts_graph_reset(m->g);
-    sample_scales(&r, all, tokens, scales);
-    free(all);
-    if (images) tg_download(m->g, images, tokenizer_decode(m->g, t, tg_move(r.f_hat)));
-    count_time(m, m->p.K, &r.last);
-    ts_status st = ts_graph_status(m->g);
-    ts_graph_reset(m->g);
     return st;
 }

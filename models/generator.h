@@ -12,6 +12,8 @@
 #include "models/tokenizer.h"
 #include "models/transformer.h"
 
+enum { TS_SAMPLERS = 2 };
+
 struct ts_generator {
     ts_generator_config c;
     ts_device *d;
@@ -27,6 +29,8 @@ struct ts_generator {
     char tokenizer_hash[17]; /* of the tokenizer it was trained with, "" if unknown */
     char **classes;          /* num_classes names, or NULL */
     double *seconds;         /* K+1 numbers to which sampling adds the time of each scale and of decoding; NULL: no waiting */
+    struct sampler *plan[TS_SAMPLERS]; /* what earlier batches left, the latest first (sampler.h) */
+    int plain;               /* keep nothing between batches: memory was short */
 };
 
 ts_status ts_generator_new(ts_generator **m, ts_device *d, const ts_generator_config *c, int training, uint64_t seed);
@@ -46,15 +50,14 @@ ts_tensor *generator_logits(ts_graph *g, const ts_generator *m, const int32_t *l
 /* Mean cross-entropy over all tokens; returns the loss of each token (B*T), or of each digit (B*T,D). */
 ts_tensor *generator_loss(ts_graph *g, const ts_generator *m, ts_tensor *logits, const int32_t *tokens_BT, int64_t B);
 
+/* The parts that sampling uses, too. The class of every token of the first scale, to[B*p_0*p_0], on the host; the embedded first
+ * scale of such labels (B,p_0*p_0); and the head without its last step: (B,t,V), or u (B,t,M). */
+void generator_spread(const ts_generator *m, int32_t *to, const int32_t *labels, int64_t B);
+ts_tensor *generator_start(ts_graph *g, const ts_generator *m, ts_tensor *labels);
+ts_tensor *generator_head(ts_graph *g, const ts_generator *m, ts_tensor *y_BtC);
+
 /* How many bits the model needs for each scale of these pictures: sums over the batch, added to bits[K]. Host arrays. */
 ts_status ts_generator_bits(ts_generator *m, ts_tokenizer *t, const int32_t *tokens_BT, const int32_t *labels, int64_t B,
                             double *bits);
-
-/* ts_generator_sample with the pictures after every scale: scales (K,B,side,side,3), of which the last are the result; or NULL. */
-ts_status ts_generator_sample_scales(ts_generator *m, ts_tokenizer *t, const int32_t *labels, int64_t B, const ts_sampling *o,
-                                     int32_t *tokens, float *images, float *scales);
-
-/* TS_E_ARG if a setting is out of range. */
-ts_status ts_sampling_check(const ts_sampling *o);
 
 #endif

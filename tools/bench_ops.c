@@ -435,7 +435,7 @@ MAKE(digit_head)
 /* B, t, V: guided, top-k 900, top-p 0.96 */
 MAKE(sample)
 {
-    k->u.sample = (ts_sample){ a[0], a[1], a[2], 1, 1.5f, 1, 900, 0.96f, 1, 0, 0 };
+    k->u.sample = (ts_sample){ a[0], a[1], a[2], 1, 1.5f, 1, 900, 0.96f, 1, 0, 0, NULL };
     SHAPE("B2x%lld t%lld V%lld k900 p.96", LL(a[0]), LL(a[1]), LL(a[2]));
     OUT(a[0] * a[1]), IN(2 * a[0] * a[1] * a[2]), SCRATCH(k->be->sample_scratch(k->s, &k->u.sample));
     k->run = run_sample;
@@ -443,7 +443,7 @@ MAKE(sample)
 /* B, t, V, D: the same, the last scale */
 MAKE(sample_smooth)
 {
-    k->u.sample = (ts_sample){ a[0], a[1], a[2], 1, 1.5f, 1, 900, 0.96f, 1, 0, 0 };
+    k->u.sample = (ts_sample){ a[0], a[1], a[2], 1, 1.5f, 1, 900, 0.96f, 1, 0, 0, NULL };
     k->smooth = (ts_smooth){ a[3], 2, 0.0135f };
     SHAPE("B2x%lld t%lld V%lld D%lld k900 p.96", LL(a[0]), LL(a[1]), LL(a[2]), LL(a[3]));
     OUT(a[0] * a[1] * a[3]), IN(2 * a[0] * a[1] * a[2]), IN(a[2] * a[3]), SCRATCH(k->be->sample_scratch(k->s, &k->u.sample));
@@ -452,7 +452,7 @@ MAKE(sample_smooth)
 /* B, t, M: guided */
 MAKE(sample_digits)
 {
-    k->u.sample = (ts_sample){ a[0], a[1], 1, 1, 1.5f, 1, 0, 1, 1, 0, 21 };
+    k->u.sample = (ts_sample){ a[0], a[1], 1, 1, 1.5f, 1, 0, 1, 1, 0, 21, NULL };
     k->flops = 2.0 * (double)(2 * a[0] * a[1] * 40 * a[2]);
     SHAPE("B2x%lld t%lld M%lld 8 digits of 5", LL(a[0]), LL(a[1]), LL(a[2]));
     OUT(a[0] * a[1]), IN(2 * a[0] * a[1] * a[2]);

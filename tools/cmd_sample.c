@@ -6,7 +6,7 @@
 #include "host/file.h"
 #include "host/log.h"
 #include "host/npz.h"
-#include "models/generator.h"
+#include "models/sampler.h"
 #include "tools/class_list.h"
 #include "tools/commands.h"
 #include "tools/common.h"

@@ -29,6 +29,9 @@
 extern "C" {
 #endif
 
+/* Work that was recorded once and is queued as a whole. */
+typedef struct ts_capture ts_capture;
+
 typedef struct {
     const char *name;
 
@@ -53,6 +56,14 @@ typedef struct {
     /* on: the bytes from p will not change until the same p is given with on = 0 (bytes is not read then), so a backend may keep
      * copies of weights in a layout of its own. Declared ranges do not overlap. Results are the same, bit for bit. */
     ts_status (*mem_constant)(ts_stream *s, const void *p, size_t bytes, int on);
+
+    /* Recording. What is queued between begin and end does not run; launch queues all of it, at a cost that does not grow with it,
+     * with the same pointers and numbers. Allocating, freeing, uploads, downloads and waiting are not allowed in between. end
+     * follows every begin that returned TS_OK. begin is NULL where nothing can be recorded (CPU). free accepts NULL. */
+    ts_status (*capture_begin)(ts_stream *s);
+    ts_status (*capture_end)(ts_stream *s, ts_capture **c);
+    ts_status (*capture_launch)(ts_stream *s, ts_capture *c);
+    void (*capture_free)(ts_stream *s, ts_capture *c);
 
     ts_linear_scratch_fn *linear_scratch;
     ts_linear_fwd_fn *linear_fwd;

@@ -50,6 +50,8 @@ typedef struct {
     uint64_t seed;
     uint64_t image0;   /* number of the first picture of this batch                            */
     int64_t token0;    /* number of this pass's first token in its pyramid                     */
+    const uint64_t *source; /* device memory: seed and image0 are read there when the draw is made, the two above are
+                             * not; NULL: the two above                                                          */
 } ts_sample;
 
 typedef size_t ts_sample_scratch_fn(ts_stream *s, const ts_sample *a);

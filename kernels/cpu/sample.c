@@ -251,6 +251,14 @@ static int32_t draw(row *r, int64_t n, const ts_sample *a, place at)
     return r->v[i];
 }
 
+/* The options with seed and number of the first picture from where they are. */
+static ts_sample followed(const ts_sample *a)
+{
+    ts_sample r = *a;
+    if (a->source) r.seed = a->source[0], r.image0 = a->source[1];
+    return r;
+}
+
 /* Token n of this call. */
 static place place_of(const ts_sample *a, int64_t n)
 {
@@ -275,6 +283,8 @@ ts_status sample_cpu(ts_stream *s, int32_t *idx, const float *logits, const ts_s
 {
     TS_TRY(check(a));
     TS_TRY(check_V(a));
+    const ts_sample here = followed(a);
+    a = &here;
     int64_t rows = a->B * a->t, bad = rows;
 #pragma omp parallel num_threads(s->threads) reduction(min : bad)
     {
@@ -347,6 +357,8 @@ ts_status sample_smooth_cpu(ts_stream *s, float *code, const float *logits, cons
     TS_TRY(check(a));
     TS_TRY(check_V(a));
     TS_TRY(check_smooth(m));
+    const ts_sample here = followed(a);
+    a = &here;
     int64_t rows = a->B * a->t, bad = rows;
 #pragma omp parallel num_threads(s->threads) reduction(min : bad)
     {
@@ -425,6 +437,8 @@ ts_status sample_digits_cpu(ts_stream *s, int32_t *idx, const float *u, const ts
     (void)scratch;
     TS_TRY(check(a));
     if (k < 0 || k >= d->K) return ts_fail(TS_E_ARG, "sample: scale %d, expected 0..%d", k, d->K - 1);
+    const ts_sample here = followed(a);
+    a = &here;
     int64_t rows = a->B * a->t, bad = rows;
 #pragma omp parallel for num_threads(s->threads) schedule(dynamic, 4) reduction(min : bad)
     for (int64_t n = 0; n < rows; n++) {

@@ -151,3 +151,44 @@ ts_status zero_cuda(ts_stream *s, void *p, size_t bytes)
 {
     return ts_cuda(cudaMemsetAsync(p, 0, bytes, s->stream), "cuda memset");
 }
+
+/* --- recording: a CUDA graph --- */
+
+struct ts_capture {
+    cudaGraphExec_t exec;
+};
+
+ts_status capture_begin_cuda(ts_stream *s)
+{
+    return ts_cuda(cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal), "cuda graph");
+}
+
+ts_status capture_end_cuda(ts_stream *s, ts_capture **c)
+{
+    cudaGraph_t graph = nullptr;
+    *c = nullptr;
+    TS_TRY(ts_cuda(cudaStreamEndCapture(s->stream, &graph), "cuda graph"));
+    ts_capture *n = (ts_capture *)calloc(1, sizeof *n);
+    ts_status st = n ? ts_cuda(cudaGraphInstantiate(&n->exec, graph, 0), "cuda graph")
+                     : ts_fail(TS_E_NOMEM, "no memory for a graph (%zu bytes)", sizeof *n);
+    cudaGraphDestroy(graph);
+    if (st == TS_OK)
+        *c = n;
+    else
+        free(n);
+    return st;
+}
+
+ts_status capture_launch_cuda(ts_stream *s, ts_capture *c)
+{
+    return ts_cuda(cudaGraphLaunch(c->exec, s->stream), "cuda graph");
+}
+
+/* A graph that still runs is destroyed when it is done. */
+void capture_free_cuda(ts_stream *s, ts_capture *c)
+{
+    (void)s;
+    if (!c) return;
+    cudaGraphExecDestroy(c->exec);
+    free(c);
+}

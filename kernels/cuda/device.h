@@ -4,6 +4,8 @@
 
 #include "tessera/types.h"
 
+typedef struct ts_capture ts_capture;
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -19,6 +21,10 @@ ts_status download_cuda(ts_stream *s, void *host, const void *device, size_t byt
 ts_status copy_cuda(ts_stream *s, void *to, const void *from, size_t bytes);
 ts_status zero_cuda(ts_stream *s, void *p, size_t bytes);
 ts_status mem_constant_cuda(ts_stream *s, const void *p, size_t bytes, int on);
+ts_status capture_begin_cuda(ts_stream *s);
+ts_status capture_end_cuda(ts_stream *s, ts_capture **c);
+ts_status capture_launch_cuda(ts_stream *s, ts_capture *c);
+void capture_free_cuda(ts_stream *s, ts_capture *c);
 
 #ifdef __cplusplus
 }

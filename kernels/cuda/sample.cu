@@ -196,6 +196,14 @@ static __device__ inline int32_t draw(const float *l, int n, const ts_sample &a,
     return block_best(best, room).v;
 }
 
+/* Seed and number of the first picture from where they are. */
+static __device__ inline void follow(ts_sample *a)
+{
+    if (!a->source) return;
+    a->seed = a->source[0];
+    a->image0 = a->source[1];
+}
+
 /* Token n of this call. */
 static __device__ inline place place_of(const ts_sample &a, int64_t n)
 {
@@ -224,6 +232,7 @@ static __global__ void sample_k1(int32_t *idx, const float *logits, ts_sample a,
     const int V = (int)a.V;
     float *l = spill ? spill + (int64_t)blockIdx.x * V : (float *)shared;
     const int64_t rows = a.B * a.t;
+    follow(&a);
     for (int64_t n = blockIdx.x; n < rows; n += gridDim.x) {
         const float *cond = logits + n * a.V;
         mix(l, cond, a.guided ? cond + rows * a.V : nullptr, a, V);
@@ -330,6 +339,7 @@ static __global__ void sample_smooth_k1(float *code, const float *logits, const 
     const int V = (int)a.V;
     float *l = spill ? spill + (int64_t)blockIdx.x * V : (float *)shared;
     const int64_t rows = a.B * a.t;
+    follow(&a);
     for (int64_t n = blockIdx.x; n < rows; n += gridDim.x) {
         const float *cond = logits + n * a.V;
         mix(l, cond, a.guided ? cond + rows * a.V : nullptr, a, V);
@@ -386,6 +396,7 @@ static __global__ void sample_digits_k1(int32_t *idx, const float *u, ts_digit_p
     __shared__ float z[2][TS_MAX_SUM_L], l[TS_MAX_SUM_L];
     float *g = (float *)shared;
     const int64_t rows = a.B * a.t;
+    follow(&a);
     for (int64_t n = blockIdx.x; n < rows; n += gridDim.x) {
         const float *cond = u + n * d.M;
         place at = place_of(a, n);

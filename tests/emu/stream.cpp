@@ -66,6 +66,12 @@ void no_capture(const emu_stream *s, const char *what)
     if (s->capture) emu::fatal("%s while the stream is captured", what);
 }
 
+/* For calls that would reach beyond their stream: a capture of the thread's forbids them. */
+void no_captures(const char *what)
+{
+    for (const emu_stream *s : streams) no_capture(s, what);
+}
+
 } // namespace
 
 namespace emu
@@ -175,6 +181,7 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 cudaError_t cudaMalloc(void **p, size_t bytes)
 {
     *p = nullptr;
+    no_captures("cudaMalloc");
     if (emu::refuses()) return cudaErrorMemoryAllocation;
     *p = bytes ? emu::device_alloc(bytes) : nullptr;
     return *p || !bytes ? cudaSuccess : cudaErrorMemoryAllocation;
@@ -182,6 +189,7 @@ cudaError_t cudaMalloc(void **p, size_t bytes)
 
 cudaError_t cudaFree(void *p)
 {
+    no_captures("cudaFree");
     run_all(); /* cudaFree waits for the device */
     emu::open_memory();
     if (p) emu::device_free(p);
@@ -208,6 +216,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
 {
     task t;
     if (emu::refuses()) return cudaErrorUnknown;
+    if (kind == cudaMemcpyHostToDevice && !pinned.count(from)) no_capture(known(s), "cudaMemcpy from pageable memory");
     if (kind == cudaMemcpyDeviceToDevice)
         t = [=] {
             emu::check_device(from, bytes, false, "cudaMemcpy");
@@ -312,6 +321,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned)
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode)
 {
     no_capture(known(s), "cudaStreamBeginCapture");
+    if (emu::refuses()) return cudaErrorUnknown;
     s->capture = new emu_graph();
     return cudaSuccess;
 }
@@ -321,17 +331,23 @@ cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *g)
     if (!known(s)->capture) emu::fatal("cudaStreamEndCapture of a stream that is not captured");
     *g = s->capture;
     s->capture = nullptr;
-    return cudaSuccess;
+    if (!emu::refuses()) return cudaSuccess;
+    delete *g;
+    *g = nullptr;
+    return cudaErrorUnknown;
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *x, cudaGraph_t g, unsigned long long)
 {
+    *x = nullptr;
+    if (emu::refuses()) return cudaErrorUnknown;
     *x = new emu_graph_exec{ g->tasks };
     return cudaSuccess;
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t s)
 {
+    if (emu::refuses()) return cudaErrorUnknown;
     std::vector<task> tasks = x->tasks; /* the graph may be gone when they run */
     emu::enqueue_task(s, [tasks] {
         for (const task &t : tasks) t();

@@ -356,6 +356,42 @@ static void sync_in_capture()
     cudaStreamSynchronize(s->stream);
 }
 
+static void alloc_in_capture()
+{
+    void *p;
+    cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal);
+    cudaMalloc(&p, 16);
+}
+
+static void free_in_capture()
+{
+    int *n = device_ints(1);
+    cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal);
+    cudaFree(n);
+}
+
+static void upload_in_capture()
+{
+    int x = 1, *n = device_ints(1);
+    cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal);
+    upload_cuda(s, n, &x, sizeof x);
+}
+
+/* What the backend makes of it: a ts_capture runs as often as it is launched. */
+static void recorded()
+{
+    ts_capture *c;
+    int *n = written_ints(1), got = 0;
+    ck_assert_int_eq(capture_begin_cuda(s), TS_OK);
+    LAUNCH(increment, 1, 1, 0, n);
+    ck_assert_int_eq(capture_end_cuda(s, &c), TS_OK);
+    for (int i = 0; i < 3; i++) ck_assert_int_eq(capture_launch_cuda(s, c), TS_OK);
+    capture_free_cuda(s, c);
+    capture_free_cuda(s, nullptr);
+    ck_assert_int_eq(download_cuda(s, &got, n, sizeof got), TS_OK);
+    ck_assert_int_eq(got, 3);
+}
+
 START_TEST(streams)
 {
     expect("late", late_work, nullptr);
@@ -366,7 +402,11 @@ START_TEST(streams)
             "not ordered", [] { two_streams(0); }, "never written");
     }
     expect("graph", graph, nullptr);
-    expect("capture", sync_in_capture, "while the stream is captured");
+    expect("recorded", recorded, nullptr);
+    expect("capture", sync_in_capture, "cudaStreamSynchronize while the stream is captured");
+    expect("capture, alloc", alloc_in_capture, "cudaMalloc while the stream is captured");
+    expect("capture, free", free_in_capture, "cudaFree while the stream is captured");
+    expect("capture, upload", upload_in_capture, "cudaMemcpy from pageable memory while the stream is captured");
     expect(
         "default stream", [] { cudaMemsetAsync(device_ints(1), 0, 4, nullptr); }, "default stream");
 }

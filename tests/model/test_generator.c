@@ -2,6 +2,7 @@
  * sampling with a cache is the same model as teacher forcing. */
 #include <unistd.h>
 
+#include "models/sampler.h"
 #include "tests/model/tiny.h"
 
 enum { B = 4, T = 21, C = 32, V = 125, STEPS = 120, THREADS = 1, HIDDEN = 16 };
