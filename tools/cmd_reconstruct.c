@@ -95,5 +95,7 @@ int cmd_reconstruct(int argc, char **argv)
     char **positional;
     int n, code;
     if (opt_parse(argc, argv, &command, options, &positional, &n, &code)) return code;
+    const ts_status ending = pictures_check_ending(o.out);
+    if (ending != TS_OK) return report(ending);
     return report(reconstruct(&o, positional, n));
 }

@@ -298,6 +298,8 @@ int cmd_sample(int argc, char **argv)
     if (opt_parse(argc, argv, &command, options, &positional, &n, &code)) return code;
     if (o.num && o.per_class_given) return report(ts_fail(TS_E_ARG, "--num and --per-class (-n) exclude each other"));
     if (o.show_scales && pictures_is_npz(o.out)) return report(ts_fail(TS_E_ARG, "--show-scales: %s holds results alone", o.out));
+    const ts_status ending = pictures_check_ending(o.out);
+    if (ending != TS_OK) return report(ending);
     ts_signals_install();
     return sample(&o);
 }

@@ -46,6 +46,14 @@ int pictures_is_npz(const char *path)
     return is_file(path, ".npz");
 }
 
+ts_status pictures_check_ending(const char *path)
+{
+    static const char *const others[] = { ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".npy" };
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (is_file(path, others[i])) return ts_fail(TS_E_ARG, "--out: %s: pictures are written as PNG, not as %s", path, others[i]);
+    return TS_OK;
+}
+
 ts_status pictures_check_out(const char *path)
 {
     const char *slash = strrchr(path, '/');

@@ -15,6 +15,9 @@ ts_status pictures_write(const char *dir, int64_t n, int k, const ts_image *im, 
 int pictures_is_png(const char *path);
 int pictures_is_npz(const char *path);
 
+/* TS_E_ARG if path, not a folder, ends like a picture of another kind: only PNG is written. */
+ts_status pictures_check_ending(const char *path);
+
 /* Before long work: can a file of this name be written at all? TS_E_IO if its folder is not there. */
 ts_status pictures_check_out(const char *path);
 
