@@ -19,6 +19,7 @@ static const ts_backend CPU = {
     .copy = copy_cpu,
     .zero = zero_cpu,
     .mem_constant = mem_constant_cpu,
+    .mem_stored = mem_stored_cpu,
     .linear_scratch = linear_scratch_cpu,
     .linear_fwd = linear_fwd_cpu,
     .linear_bwd = linear_bwd_cpu,

@@ -1,5 +1,5 @@
 /* params.c - contract: params.h. */
-#include "host/params.h"
+#include "host/params_private.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -8,20 +8,6 @@
 #include <string.h>
 
 enum { ALIGN = 16 }; /* floats: 64 bytes */
-
-struct ts_params {
-    ts_device *d;
-    uint64_t serial;
-    ts_param **list;
-    int n, room;
-    ts_tensor **spans; /* their base's offset is found through `first` */
-    const ts_tensor **span_first;
-    int n_spans;
-    int64_t total, decayed; /* floats, with padding */
-    ts_block *buffer[TS_BUFFERS];
-    int failed;
-    int frozen; /* the device takes the weights for constant */
-};
 
 ts_status ts_params_new(ts_params **out)
 {
@@ -37,8 +23,7 @@ uint64_t ts_params_serial(const ts_params *p)
     return p->serial;
 }
 
-/* Before any weight changes. */
-static void thaw(ts_params *p)
+void params_thaw(ts_params *p)
 {
     if (p->frozen) p->d->be->mem_constant(p->d->s, p->buffer[TS_BUFFER_WEIGHT]->p, 0, 0);
     p->frozen = 0;
@@ -55,8 +40,9 @@ ts_status ts_params_freeze(ts_params *p)
 void ts_params_free(ts_params *p)
 {
     if (!p) return;
-    thaw(p);
+    params_thaw(p);
     for (int i = 0; i < p->n; i++) {
+        if (p->list[i]->declared) p->d->be->mem_constant(p->d->s, p->list[i]->stored->data, 0, 0);
         free(p->list[i]->name);
         free(p->list[i]);
     }
@@ -66,6 +52,7 @@ void ts_params_free(ts_params *p)
     free(p->list);
     free(p->spans);
     free(p->span_first);
+    ts_st_close(p->file);
     free(p);
 }
 
@@ -137,6 +124,7 @@ static void bind(ts_params *p)
     float *w = p->buffer[TS_BUFFER_WEIGHT]->p, *grad = training ? p->buffer[TS_BUFFER_GRAD]->p : NULL;
     for (int i = 0; i < p->n; i++) {
         ts_param *q = p->list[i];
+        if (q->stored) continue;
         q->tensor.data = w + q->offset;
         q->tensor.grad = grad ? grad + q->offset : NULL;
         q->tensor.needs_grad = training && !(q->flags & TS_PARAM_HELD);
@@ -156,7 +144,7 @@ ts_status ts_params_allocate(ts_params *p, ts_device *d, int training)
         for (int i = 0; i < p->n; i++) {
             ts_param *q = p->list[i];
             int decays = (q->flags & TS_PARAM_DECAY) != 0;
-            if (decays == pass) continue;
+            if (decays == pass || q->stored) continue;
             q->offset = p->total;
             p->total += (q->count + ALIGN - 1) / ALIGN * ALIGN;
         }
@@ -212,7 +200,7 @@ static float draw(ts_init_kind kind, float value, uint64_t *state)
     return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * uniform(state)) * value);
 }
 
-static void initialise(float *x, const ts_param *q, uint64_t seed)
+void params_initialise(float *x, const ts_param *q, uint64_t seed)
 {
     uint64_t state = seed * 0x9E3779B97F4A7C15u + 0xcbf29ce484222325u;
     for (const char *c = q->name; *c; c++) state = (state ^ (unsigned char)*c) * 0x100000001b3u;
@@ -243,26 +231,28 @@ static void reorder(float *to, const float *from, const ts_param *q, int to_memo
 }
 
 /* x is in file order and is overwritten. */
-static ts_status put(ts_params *p, ts_buffer b, const ts_param *q, float *x, float *spare)
+ts_status params_put(ts_params *p, ts_buffer b, const ts_param *q, float *x, float *spare)
 {
     if (q->flags & TS_PARAM_CONV) {
         reorder(spare, x, q, 1);
         x = spare;
     }
+    if (q->stored) return ts_fail(TS_E_INTERNAL, "%s lies in a mapped file and cannot change", q->name);
     float *to = (float *)p->buffer[b]->p + q->offset;
     return q->count ? p->d->be->upload(p->d->s, to, x, (size_t)q->count * sizeof *x) : TS_OK;
 }
 
-static ts_status fetch(const ts_params *p, ts_buffer b, const ts_param *q, float *x, float *spare)
+ts_status params_fetch(const ts_params *p, ts_buffer b, const ts_param *q, float *x, float *spare)
 {
     int conv = q->flags & TS_PARAM_CONV;
+    if (q->stored) return ts_st_to_f32(x, q->stored);
     const float *from = (const float *)p->buffer[b]->p + q->offset;
     if (q->count) TS_TRY(p->d->be->download(p->d->s, conv ? spare : x, from, (size_t)q->count * sizeof *x));
     if (conv) reorder(x, spare, q, 0);
     return TS_OK;
 }
 
-static int64_t largest(const ts_params *p)
+int64_t params_largest(const ts_params *p)
 {
     int64_t n = 1;
     for (int i = 0; i < p->n; i++)
@@ -272,13 +262,13 @@ static int64_t largest(const ts_params *p)
 
 ts_status ts_params_init(ts_params *p, uint64_t seed)
 {
-    thaw(p);
-    float *x = malloc((size_t)largest(p) * 2 * sizeof *x);
+    params_thaw(p);
+    float *x = malloc((size_t)params_largest(p) * 2 * sizeof *x);
     if (!x) return ts_fail(TS_E_NOMEM, "out of host memory");
     ts_status st = TS_OK;
     for (int i = 0; i < p->n && st == TS_OK; i++) {
-        initialise(x, p->list[i], seed);
-        st = put(p, TS_BUFFER_WEIGHT, p->list[i], x, x + largest(p));
+        params_initialise(x, p->list[i], seed);
+        st = params_put(p, TS_BUFFER_WEIGHT, p->list[i], x, x + params_largest(p));
     }
     free(x);
     if (st == TS_OK && p->buffer[TS_BUFFER_EMA]) {
@@ -304,14 +294,14 @@ ts_status ts_params_put(ts_params *p, const ts_tensor *t, const float *x)
 {
     const ts_param *q = param_of(p, t);
     if (!q) return no_parameter();
-    thaw(p);
+    params_thaw(p);
     float *copy = malloc((size_t)q->count * 2 * sizeof *copy);
     if (!copy) return ts_fail(TS_E_NOMEM, "out of host memory");
     ts_status st = TS_OK;
     for (int b = 0; b < TS_BUFFERS && st == TS_OK; b++) {
         if ((b != TS_BUFFER_WEIGHT && b != TS_BUFFER_EMA) || !p->buffer[b]) continue;
         memcpy(copy, x, (size_t)q->count * sizeof *copy);
-        st = put(p, (ts_buffer)b, q, copy, copy + q->count);
+        st = params_put(p, (ts_buffer)b, q, copy, copy + q->count);
     }
     free(copy);
     return st;
@@ -336,164 +326,11 @@ ts_status ts_params_carry(ts_params *p, const ts_tensor *t)
 
 void ts_params_swap_ema(ts_params *p)
 {
-    thaw(p);
+    params_thaw(p);
     ts_block *w = p->buffer[TS_BUFFER_WEIGHT];
     p->buffer[TS_BUFFER_WEIGHT] = p->buffer[TS_BUFFER_EMA];
     p->buffer[TS_BUFFER_EMA] = w;
     bind(p);
-}
-
-/* --- files --- */
-
-static int same_shape(const ts_param *q, const ts_st_tensor *t)
-{
-    if (q->rank != t->rank) return 0;
-    for (int i = 0; i < q->rank; i++)
-        if (q->shape[i] != t->shape[i]) return 0;
-    return 1;
-}
-
-static void describe(char *out, size_t room, int rank, const int64_t *shape)
-{
-    size_t n = (size_t)snprintf(out, room, "[");
-    for (int i = 0; i < rank && n < room; i++)
-        n += (size_t)snprintf(out + n, room - n, i ? ",%lld" : "%lld", (long long)shape[i]);
-    if (n < room) snprintf(out + n, room - n, "]");
-}
-
-/* What does not fit, by kind, for one line: the first names of each kind, and how many there are. */
-typedef enum { MISSING, MISSHAPEN, UNKNOWN, COMPLAINTS } complaint;
-enum { NAMED = 20, NAME_SHOWN = 80 };
-
-typedef struct {
-    char text[COMPLAINTS][1100];
-    int shown[COMPLAINTS], n[COMPLAINTS];
-} complaints;
-
-static void complain(complaints *c, complaint kind, const char *name, const char *detail)
-{
-    static const char *const opening[COMPLAINTS] = { "missing ", "tensor ", "unknown tensor " };
-    char *text = c->text[kind];
-    size_t at = strlen(text), room = sizeof c->text[kind] - at;
-    if (c->n[kind]++ > c->shown[kind] || c->shown[kind] == NAMED) return;
-    int n = snprintf(text + at, room, "%s%.*s%s", at ? ", " : opening[kind], NAME_SHOWN, name, detail);
-    if (n >= 0 && (size_t)n < room) c->shown[kind]++;
-    else text[at] = '\0';
-}
-
-static ts_status report(const complaints *c, const ts_st_file *f)
-{
-    char all[sizeof c->text + 100] = "";
-    for (int k = 0; k < COMPLAINTS; k++) {
-        size_t at = strlen(all);
-        if (c->n[k] == 0) continue;
-        at += (size_t)snprintf(all + at, sizeof all - at, "%s%s", at ? "; " : "", c->text[k]);
-        if (c->n[k] > c->shown[k]) snprintf(all + at, sizeof all - at, " and %d more", c->n[k] - c->shown[k]);
-    }
-    return all[0] ? ts_fail(TS_E_DATA, "%s: does not fit its configuration: %s", ts_st_path(f), all) : TS_OK;
-}
-
-static const ts_st_tensor *find(const ts_st_file *f, const char *prefix, const char *name)
-{
-    char full[512];
-    snprintf(full, sizeof full, "%s%s", prefix, name);
-    return ts_st_find(f, full);
-}
-
-static int wanted(const ts_params *p, const char *prefix, const char *name)
-{
-    size_t n = strlen(prefix);
-    if (strncmp(name, prefix, n) != 0) return 0;
-    for (int i = 0; i < p->n; i++)
-        if (strcmp(p->list[i]->name, name + n) == 0) return 1;
-    return 0;
-}
-
-static void compare(const ts_params *p, const ts_st_file *f, const char *prefix, int exact, complaints *c)
-{
-    for (int i = 0; i < p->n; i++) {
-        const ts_param *q = p->list[i];
-        const ts_st_tensor *t = find(f, prefix, q->name);
-        if (!t) {
-            if (!(q->flags & TS_PARAM_FROZEN)) complain(c, MISSING, q->name, "");
-        } else if (!same_shape(q, t)) {
-            char found[80], expected[80], detail[200];
-            describe(found, sizeof found, t->rank, t->shape);
-            describe(expected, sizeof expected, q->rank, q->shape);
-            snprintf(detail, sizeof detail, " has shape %s, expected %s", found, expected);
-            complain(c, MISSHAPEN, q->name, detail);
-        }
-    }
-    for (int i = 0; exact && i < ts_st_count(f); i++)
-        if (!wanted(p, prefix, ts_st_at(f, i)->name)) complain(c, UNKNOWN, ts_st_at(f, i)->name, "");
-}
-
-ts_status ts_params_load(ts_params *p, ts_buffer b, const ts_st_file *f, const char *prefix, int exact)
-{
-    thaw(p);
-    complaints c = { 0 };
-    compare(p, f, prefix, exact, &c);
-    TS_TRY(report(&c, f));
-    float *x = malloc((size_t)largest(p) * 2 * sizeof *x);
-    if (!x) return ts_fail(TS_E_NOMEM, "out of host memory");
-    ts_status st = TS_OK;
-    for (int i = 0; i < p->n && st == TS_OK; i++) {
-        const ts_st_tensor *t = find(f, prefix, p->list[i]->name);
-        if (t) st = ts_st_to_f32(x, t);
-        else initialise(x, p->list[i], 0);
-        if (st == TS_OK) st = put(p, b, p->list[i], x, x + largest(p));
-    }
-    free(x);
-    return st;
-}
-
-static void to_bf16(uint16_t *out, const float *x, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t u;
-        memcpy(&u, &x[i], 4);
-        out[i] = isnan(x[i]) ? (uint16_t)(u >> 16 | 0x40) : (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
-    }
-}
-
-static ts_status gather(const ts_params *p, const ts_buffer *buffers, const char *const *prefixes, int n_buffers,
-                        ts_st_dtype dtype, ts_st_tensor *t, char *data)
-{
-    float *spare = malloc((size_t)largest(p) * 2 * sizeof *spare);
-    if (!spare) return ts_fail(TS_E_NOMEM, "out of host memory");
-    ts_status st = TS_OK;
-    for (int b = 0; b < n_buffers; b++)
-        for (int i = 0; i < p->n && st == TS_OK; i++, t++) {
-            const ts_param *q = p->list[i];
-            char *name = NULL;
-            if (asprintf(&name, "%s%s", prefixes[b], q->name) < 0) name = NULL;
-            *t = (ts_st_tensor){ .name = name, .dtype = dtype, .rank = q->rank, .data = data };
-            memcpy(t->shape, q->shape, sizeof q->shape);
-            t->bytes = (uint64_t)q->count * ts_st_dtype_size(dtype);
-            st = name ? fetch(p, buffers[b], q, spare, spare + largest(p)) : ts_fail(TS_E_NOMEM, "out of host memory");
-            if (st == TS_OK && dtype == TS_ST_BF16) to_bf16((uint16_t *)(void *)data, spare, q->count);
-            else if (st == TS_OK) memcpy(data, spare, t->bytes);
-            data += (t->bytes + 7) / 8 * 8;
-        }
-    free(spare);
-    return st;
-}
-
-ts_status ts_params_save(const ts_params *p, const char *path, const ts_buffer *buffers, const char *const *prefixes,
-                         int n_buffers, ts_st_dtype dtype, const char *const *keys, const char *const *values, int n_pairs)
-{
-    size_t bytes = 0;
-    for (int i = 0; i < p->n; i++) bytes += ((size_t)p->list[i]->count * ts_st_dtype_size(dtype) + 7) / 8 * 8;
-    int n = n_buffers * p->n;
-    ts_st_tensor *t = calloc((size_t)n + 1, sizeof *t);
-    char *data = malloc(bytes * (size_t)n_buffers + 1);
-    ts_status st = t && data ? gather(p, buffers, prefixes, n_buffers, dtype, t, data)
-                             : ts_fail(TS_E_NOMEM, "out of host memory");
-    if (st == TS_OK) st = ts_st_write(path, t, n, keys, values, n_pairs);
-    for (int i = 0; t && i < n; i++) free((void *)(uintptr_t)t[i].name);
-    free(t);
-    free(data);
-    return st;
 }
 
 /* --- training --- */

@@ -34,7 +34,8 @@ enum {
     TS_PARAM_CONV = 1,   /* shape is (O,I,k,k)                                                  */
     TS_PARAM_DECAY = 2,  /* weight decay applies                                                */
     TS_PARAM_FROZEN = 4, /* never trained; missing in a file is fine (it keeps its initial value) */
-    TS_PARAM_HELD = 8    /* set by ts_params_hold                                                 */
+    TS_PARAM_HELD = 8,   /* set by ts_params_hold                                                 */
+    TS_PARAM_PRODUCT = 16 /* read by tg_linear and tg_conv2d alone, as their weight               */
 };
 
 typedef struct {
@@ -45,6 +46,8 @@ typedef struct {
     int flags;
     int64_t offset, count; /* floats */
     ts_tensor tensor;
+    const ts_st_tensor *stored; /* in a mapped file, where the device reads it; NULL: in the buffer */
+    int declared;               /* the device was told so                                           */
 } ts_param;
 
 typedef enum { TS_BUFFER_WEIGHT, TS_BUFFER_GRAD, TS_BUFFER_M, TS_BUFFER_V, TS_BUFFER_EMA, TS_BUFFERS } ts_buffer;
@@ -87,6 +90,11 @@ int64_t ts_params_floats(const ts_params *p); /* numbers in the model, padding n
 /* Read one buffer from tensors called prefix + name. All that is missing or of another shape is reported in one line, by kind,
  * up to 20 names of each; with exact, tensors of the file that no parameter wants are too. */
 ts_status ts_params_load(ts_params *p, ts_buffer buffer, const ts_st_file *f, const char *prefix, int exact);
+
+/* In place of allocating and loading, for weights that will not change: memory is taken only for what the device cannot read where
+ * it stands in the mapped file. What does not fit is reported as by ts_params_load, exactly, before any memory is taken. f belongs to
+ * the table from now on, also after a failure. */
+ts_status ts_params_open(ts_params *p, ts_device *d, ts_st_file *f);
 
 /* Write buffers[i] as tensors called prefixes[i] + name, F32 or BF16 (rounded to nearest even). */
 ts_status ts_params_save(const ts_params *p, const char *path, const ts_buffer *buffers, const char *const *prefixes,

@@ -10,7 +10,7 @@ conv conv_declare(ts_params *p, int C, int O, int k, const char *name)
 {
     ts_init fan_in = ts_init_all(TS_INIT_UNIFORM, 1 / sqrtf((float)(C * k * k)));
     conv c = { .k = k };
-    c.w = ts_params_add(p, fan_in, TS_PARAM_CONV | TS_PARAM_DECAY, 4, TG_DIMS(O, C, k, k), "%s.weight", name);
+    c.w = ts_params_add(p, fan_in, TS_PARAM_CONV | TS_PARAM_DECAY | TS_PARAM_PRODUCT, 4, TG_DIMS(O, C, k, k), "%s.weight", name);
     c.b = ts_params_add(p, fan_in, 0, 1, TG_DIMS(O), "%s.bias", name);
     return c;
 }

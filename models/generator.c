@@ -28,7 +28,7 @@ static ts_status declare(ts_generator *m)
     TS_TRY(ts_digit_head_init(&m->digits, c->level, c->D, c->head_hidden, c->K));
     int64_t M = c->head_hidden, sum = m->digits.sum_L, last = c->level[c->D - 1];
     ts_init wide = ts_init_all(TS_INIT_NORMAL, 1 / sqrtf((float)C)), small = ts_init_all(TS_INIT_NORMAL, 0.02f);
-    m->head.w = ts_params_add(m->params, wide, TS_PARAM_DECAY, 2, TG_DIMS(M, C), "head.up.weight");
+    m->head.w = ts_params_add(m->params, wide, TS_PARAM_DECAY | TS_PARAM_PRODUCT, 2, TG_DIMS(M, C), "head.up.weight");
     m->digit_bias = ts_params_add(m->params, zero, 0, 2, TG_DIMS(c->D, M), "head.digit_bias");
     m->digit_embed = ts_params_add(m->params, small, 0, 2, TG_DIMS(sum - last, M), "head.digit_embed");
     m->digit_weight = ts_params_add(m->params, small, TS_PARAM_DECAY, 2, TG_DIMS(sum, M), "head.digit_weight");
@@ -36,7 +36,8 @@ static ts_status declare(ts_generator *m)
     return TS_OK;
 }
 
-static ts_status build(ts_generator **out, ts_device *d, const ts_generator_config *c, int training)
+/* file: where the weights are, which will not change then; it is taken over. NULL: they are to be filled in. */
+static ts_status build(ts_generator **out, ts_device *d, const ts_generator_config *c, int training, ts_st_file **file)
 {
     ts_generator *m = calloc(1, sizeof *m);
     if (!m) return ts_fail(TS_E_NOMEM, "out of host memory");
@@ -46,7 +47,12 @@ static ts_status build(ts_generator **out, ts_device *d, const ts_generator_conf
     if (st == TS_OK) st = ts_graph_new(&m->g, d, 0);
     if (st == TS_OK) st = ts_pyramid_init(&m->p, c->side, c->K, -1, 0);
     if (st == TS_OK) st = declare(m);
-    if (st == TS_OK) st = ts_params_allocate(m->params, d, training);
+    if (st == TS_OK && file) {
+        st = ts_params_open(m->params, d, *file);
+        *file = NULL;
+    } else if (st == TS_OK) {
+        st = ts_params_allocate(m->params, d, training);
+    }
     if (st != TS_OK) {
         ts_generator_free(m);
         return st;
@@ -57,7 +63,7 @@ static ts_status build(ts_generator **out, ts_device *d, const ts_generator_conf
 
 ts_status ts_generator_new(ts_generator **m, ts_device *d, const ts_generator_config *c, int training, uint64_t seed)
 {
-    TS_TRY(build(m, d, c, training));
+    TS_TRY(build(m, d, c, training, NULL));
     ts_status st = ts_params_init((*m)->params, seed);
     if (st != TS_OK) {
         ts_generator_free(*m);
@@ -120,17 +126,15 @@ static ts_status read_extras(ts_generator *m, json_t *tokenizer, json_t *classes
     return st;
 }
 
-static ts_status load_from(ts_generator **m, ts_device *d, const ts_st_file *f, json_t *o, const char *path)
+static ts_status load_from(ts_generator **m, ts_device *d, ts_st_file **f, json_t *o, const char *path)
 {
     json_t *tokenizer = json_incref(json_object_get(o, "tokenizer")), *classes = json_incref(json_object_get(o, "classes"));
     json_object_del(o, "tokenizer");
     json_object_del(o, "classes");
     ts_generator_config c;
     ts_status st = ts_generator_config_read(&c, o, path);
-    if (st == TS_OK) st = build(m, d, &c, 0);
+    if (st == TS_OK) st = build(m, d, &c, 0, f);
     if (st == TS_OK) st = read_extras(*m, tokenizer, classes, path);
-    if (st == TS_OK) st = ts_params_load((*m)->params, TS_BUFFER_WEIGHT, f, "", 1);
-    if (st == TS_OK) st = ts_params_freeze((*m)->params);
     json_decref(tokenizer);
     json_decref(classes);
     return st;
@@ -143,7 +147,7 @@ ts_status ts_generator_load(ts_generator **m, ts_device *d, const char *path)
     *m = NULL;
     ts_status st = ts_st_open(&f, path);
     if (st == TS_OK) st = ts_model_config(&o, f, "generator");
-    if (st == TS_OK) st = load_from(m, d, f, o, path);
+    if (st == TS_OK) st = load_from(m, d, &f, o, path);
     json_decref(o);
     ts_st_close(f);
     if (st != TS_OK) {

@@ -26,7 +26,8 @@ int ts_tokenizer_codes(const ts_tokenizer *t)
     return t->c.q.V;
 }
 
-static ts_status build(ts_tokenizer **out, ts_device *d, const ts_tokenizer_config *c, int training)
+/* file: where the weights are, which will not change then; it is taken over. NULL: they are to be filled in. */
+static ts_status build(ts_tokenizer **out, ts_device *d, const ts_tokenizer_config *c, int training, ts_st_file **file)
 {
     ts_tokenizer *t = calloc(1, sizeof *t);
     if (!t) return ts_fail(TS_E_NOMEM, "out of host memory");
@@ -41,7 +42,12 @@ static ts_status build(ts_tokenizer **out, ts_device *d, const ts_tokenizer_conf
         t->post_quant_conv = conv_declare(t->params, c->q.D, c->z_channels, c->quant_conv_ks, "post_quant_conv");
         st = quantizer_declare(&t->q, t->params, c);
     }
-    if (st == TS_OK) st = ts_params_allocate(t->params, d, training);
+    if (st == TS_OK && file) {
+        st = ts_params_open(t->params, d, *file);
+        *file = NULL;
+    } else if (st == TS_OK) {
+        st = ts_params_allocate(t->params, d, training);
+    }
     if (st != TS_OK) {
         ts_tokenizer_free(t);
         return st;
@@ -52,7 +58,7 @@ static ts_status build(ts_tokenizer **out, ts_device *d, const ts_tokenizer_conf
 
 ts_status ts_tokenizer_new(ts_tokenizer **t, ts_device *d, const ts_tokenizer_config *c, int training, uint64_t seed)
 {
-    TS_TRY(build(t, d, c, training));
+    TS_TRY(build(t, d, c, training, NULL));
     ts_status st = ts_params_init((*t)->params, seed);
     if (st != TS_OK) {
         ts_tokenizer_free(*t);
@@ -86,9 +92,7 @@ ts_status ts_tokenizer_load(ts_tokenizer **t, ts_device *d, const char *path)
     ts_status st = ts_st_open(&f, path);
     if (st == TS_OK) st = ts_model_config(&o, f, "tokenizer");
     if (st == TS_OK) st = ts_tokenizer_config_read(&c, o, path);
-    if (st == TS_OK) st = build(t, d, &c, 0);
-    if (st == TS_OK) st = ts_params_load((*t)->params, TS_BUFFER_WEIGHT, f, "", 1);
-    if (st == TS_OK) st = ts_params_freeze((*t)->params);
+    if (st == TS_OK) st = build(t, d, &c, 0, &f);
     if (st == TS_OK) st = ts_file_hash(path, (*t)->hash, &bytes);
     json_decref(o);
     ts_st_close(f);

@@ -20,7 +20,7 @@ static path in_block(int i, const char *name)
 linear linear_declare(ts_params *p, int64_t I, int64_t O, float std, const char *name)
 {
     linear l;
-    l.w = ts_params_add(p, ts_init_all(TS_INIT_NORMAL, std), TS_PARAM_DECAY, 2, TG_DIMS(O, I), "%s.weight", name);
+    l.w = ts_params_add(p, ts_init_all(TS_INIT_NORMAL, std), TS_PARAM_DECAY | TS_PARAM_PRODUCT, 2, TG_DIMS(O, I), "%s.weight", name);
     l.b = ts_params_add(p, ts_init_all(TS_INIT_CONST, 0), 0, 1, TG_DIMS(O), "%s.bias", name);
     return l;
 }
@@ -30,7 +30,7 @@ static linear ada_declare(ts_params *p, int64_t C, float std, const char *name)
 {
     linear l;
     ts_init w = { TS_INIT_NORMAL, std / 2, std * 1e-3f, 2 * C * C }, b = { TS_INIT_CONST, 0, 1, 2 * C };
-    l.w = ts_params_add(p, w, TS_PARAM_DECAY, 2, TG_DIMS(CHUNKS * C, C), "%s.weight", name);
+    l.w = ts_params_add(p, w, TS_PARAM_DECAY | TS_PARAM_PRODUCT, 2, TG_DIMS(CHUNKS * C, C), "%s.weight", name);
     l.b = ts_params_add(p, b, 0, 1, TG_DIMS(CHUNKS * C), "%s.bias", name);
     return l;
 }
@@ -47,7 +47,7 @@ static void block_declare(transformer_block *b, ts_params *p, const ts_generator
     } else {
         b->ada_lin = ada_declare(p, C, std, in_block(i, "ada_lin.1").text);
     }
-    b->mat_qkv = ts_params_add(p, ts_init_all(TS_INIT_NORMAL, std), TS_PARAM_DECAY, 2, TG_DIMS(3 * C, C),
+    b->mat_qkv = ts_params_add(p, ts_init_all(TS_INIT_NORMAL, std), TS_PARAM_DECAY | TS_PARAM_PRODUCT, 2, TG_DIMS(3 * C, C),
                                "blocks.%d.attn.mat_qkv.weight", i);
     const ts_tensor *q_bias = ts_params_add(p, zero, 0, 1, TG_DIMS(C), "blocks.%d.attn.q_bias", i);
     ts_params_add(p, zero, TS_PARAM_FROZEN, 1, TG_DIMS(C), "blocks.%d.attn.zero_k_bias", i);

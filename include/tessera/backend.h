@@ -32,6 +32,12 @@ extern "C" {
 /* Work that was recorded once and is queued as a whole. */
 typedef struct ts_capture ts_capture;
 
+/* A weight as it stands in a model file: O x I x kk numbers, F32 or BF16; a convolution's kernel positions come last. */
+typedef struct {
+    int64_t O, I, kk;
+    ts_dtype dtype;
+} ts_stored;
+
 typedef struct {
     const char *name;
 
@@ -56,6 +62,9 @@ typedef struct {
     /* on: the bytes from p will not change until the same p is given with on = 0 (bytes is not read then), so a backend may keep
      * copies of weights in a layout of its own. Declared ranges do not overlap. Results are the same, bit for bit. */
     ts_status (*mem_constant)(ts_stream *s, const void *p, size_t bytes, int on);
+    /* p lies in a file that is mapped read-only, holds a weight as w says, and is constant until mem_constant(p, 0, 0). From now on
+     * linear_fwd and conv2d_fwd, and nothing else, take p for their w. NULL: this backend cannot, weights must be uploaded. */
+    ts_status (*mem_stored)(ts_stream *s, const void *p, const ts_stored *w);
 
     /* Recording. What is queued between begin and end does not run; launch queues all of it, at a cost that does not grow with it,
      * with the same pointers and numbers. Allocating, freeing, uploads, downloads and waiting are not allowed in between. end

@@ -19,6 +19,14 @@ static inline uint16_t bf16_narrow(float x)
     return (uint16_t)(bf16_bits(x) >> 16);
 }
 
+static inline float bf16_widen(uint16_t bits)
+{
+    const uint32_t u = (uint32_t)bits << 16;
+    float r;
+    memcpy(&r, &u, sizeof r);
+    return r;
+}
+
 static inline float bf16_round(float x)
 {
     const uint32_t u = bf16_bits(x) & 0xffff0000u;

@@ -3,7 +3,7 @@
 #ifndef TS_CPU_DEVICE_H
 #define TS_CPU_DEVICE_H
 
-#include "tessera/types.h"
+#include "tessera/backend.h"
 
 ts_status about_cpu(int index, char text[TS_ABOUT]);
 ts_status stream_new_cpu(ts_stream **s, int index, int threads);
@@ -16,5 +16,6 @@ ts_status download_cpu(ts_stream *s, void *host, const void *device, size_t byte
 ts_status copy_cpu(ts_stream *s, void *to, const void *from, size_t bytes);
 ts_status zero_cpu(ts_stream *s, void *p, size_t bytes);
 ts_status mem_constant_cpu(ts_stream *s, const void *p, size_t bytes, int on);
+ts_status mem_stored_cpu(ts_stream *s, const void *p, const ts_stored *w);
 
 #endif

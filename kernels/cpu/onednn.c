@@ -5,6 +5,7 @@
 #include <oneapi/dnnl/dnnl_debug.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/cpu/bf16.h"
 #include "kernels/cpu/packed.h"
@@ -306,6 +307,12 @@ static void narrow_all(uint16_t *to, const float *from, int64_t n, int threads)
     for (int64_t i = 0; i < n; i++) to[i] = bf16_narrow(from[i]);
 }
 
+static void widen_all(float *to, const uint16_t *from, int64_t n, int threads)
+{
+#pragma omp parallel for simd num_threads(threads)
+    for (int64_t i = 0; i < n; i++) to[i] = bf16_widen(from[i]);
+}
+
 static dnnl_status_t move(const dnn_plan *p, const operand *o, dnnl_stream_t stream, int from, int to)
 {
     const dnnl_exec_arg_t arg[] = { { from, o->user }, { to, o->prim }, { DNNL_ARG_SCRATCHPAD, p->pad } };
@@ -328,15 +335,49 @@ static dnnl_status_t bring(const dnn_plan *p, const operand *o, ts_stream *s, vo
     return move(p, o, s->dnn->stream, DNNL_ARG_FROM, DNNL_ARG_TO);
 }
 
-/* Weights that do not change are brought once; everything else, each time, to scratch. */
+/* The first time: from p, as it stands in memory or a file, to copy. */
+static dnnl_status_t make_copy(const dnn_plan *p, const operand *o, ts_stream *s, void *tensor, char *scratch, void *copy,
+                               size_t numbers)
+{
+    const ts_stored *stored = packed_stored(s, tensor);
+    float *plain = stored ? packed_expand(s, tensor, stored) : NULL;
+    if (stored && !plain) return dnnl_out_of_memory;
+    if (o->how == DIRECT) memcpy(copy, plain, numbers * sizeof *plain);
+    const dnnl_status_t st = o->how == DIRECT ? dnnl_success
+                                              : bring(p, o, s, plain ? plain : tensor, scratch, p->round ? scratch + o->prim_at : copy);
+    if (o->how != DIRECT && p->round) narrow_all(copy, (const float *)(scratch + o->prim_at), (int64_t)numbers, s->threads);
+    free(plain);
+    packed_release(s, tensor);
+    return st;
+}
+
+/* Weights that do not change are brought once; everything else, each time, to scratch. Where bfloat16 is but rounding, the copy is
+ * bfloat16 still and is widened each time: that costs less than the product, and halves the memory. A weight that stands in a file
+ * in the layout that the primitive wants, but as other numbers, is copied as well. */
 static dnnl_status_t bring_weights(const dnn_plan *p, const operand *o, ts_stream *s, void *tensor, char *scratch)
 {
     const dnnl_memory_desc_t *md;
     int is_new = 0;
     DNN_TRY(dnnl_memory_get_memory_desc(o->prim, &md));
-    void *copy = packed_get(s, tensor, md, p->round, &is_new);
-    if (copy && !is_new) return dnnl_memory_set_data_handle(o->prim, copy);
-    return bring(p, o, s, tensor, scratch, copy ? copy : scratch + o->prim_at);
+    const int narrow = p->round && o->how != DIRECT;
+    const size_t size = dnnl_memory_desc_get_size(md), numbers = size / sizeof(float);
+    void *copy = packed_get(s, tensor, md, narrow ? size / 2 : size, narrow, &is_new);
+    if (!copy && packed_stored(s, tensor)) return dnnl_out_of_memory;
+    if (!copy) return bring(p, o, s, tensor, scratch, scratch + o->prim_at);
+    const dnnl_status_t st = is_new ? make_copy(p, o, s, tensor, scratch, copy, numbers) : dnnl_success;
+    if (st != dnnl_success) {
+        packed_forget(s, copy);
+        return st;
+    }
+    if (o->how == DIRECT) return bring(p, o, s, copy, scratch, NULL);
+    if (narrow && !is_new) widen_all((float *)(scratch + o->prim_at), copy, (int64_t)numbers, s->threads);
+    return dnnl_memory_set_data_handle(o->prim, narrow ? scratch + o->prim_at : copy);
+}
+
+static int is_kept(const dnn_plan *p, int i, const ts_stream *s, const void *tensor)
+{
+    if (p->exec[i].arg != DNNL_ARG_WEIGHTS || !packed_constant(s, tensor)) return 0;
+    return p->op[i].how != DIRECT || packed_stored(s, tensor);
 }
 
 static dnnl_status_t run(dnn_plan *p, ts_stream *s, void *const *tensors, char *scratch)
@@ -344,8 +385,7 @@ static dnnl_status_t run(dnn_plan *p, ts_stream *s, void *const *tensors, char *
     DNN_TRY(dnnl_memory_set_data_handle(p->pad, scratch + p->pad_at));
     for (int i = 0; i < p->n_ops; i++) {
         const operand *o = &p->op[i];
-        const int keep = p->exec[i].arg == DNNL_ARG_WEIGHTS && o->how != DIRECT && packed_constant(s, tensors[i]);
-        DNN_TRY(keep ? bring_weights(p, o, s, tensors[i], scratch)
+        DNN_TRY(is_kept(p, i, s, tensors[i]) ? bring_weights(p, o, s, tensors[i], scratch)
                      : bring(p, o, s, tensors[i], scratch, scratch + o->prim_at));
     }
     DNN_TRY(dnnl_primitive_execute(p->prim, s->dnn->stream, p->n_ops + 1, p->exec));

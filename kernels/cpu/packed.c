@@ -2,7 +2,10 @@
 #include "kernels/cpu/packed.h"
 
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include "kernels/cpu/bf16.h"
 #include "kernels/cpu/device.h"
 #include "kernels/cpu/stream.h"
 
@@ -10,12 +13,13 @@ enum { ALIGN = 64 };
 
 typedef struct {
     const char *begin, *end;
+    ts_stored stored; /* O is 0 for memory of our own */
 } range;
 
 typedef struct {
     const char *tensor;
     dnnl_memory_desc_t md;
-    int rounded;
+    int narrow;
     void *copy;
 } entry;
 
@@ -25,21 +29,60 @@ struct packed {
     size_t n_ranges, n_entries, room; /* room: of entries */
 };
 
-int packed_constant(const ts_stream *s, const void *p)
+static const range *range_of(const ts_stream *s, const void *p)
 {
     const struct packed *k = s->packed;
     for (size_t i = 0; k && i < k->n_ranges; i++)
-        if ((const char *)p >= k->ranges[i].begin && (const char *)p < k->ranges[i].end) return 1;
-    return 0;
+        if ((const char *)p >= k->ranges[i].begin && (const char *)p < k->ranges[i].end) return &k->ranges[i];
+    return NULL;
 }
 
-void *packed_get(ts_stream *s, const void *p, const dnnl_memory_desc_t *md, int rounded, int *is_new)
+int packed_constant(const ts_stream *s, const void *p)
+{
+    return range_of(s, p) != NULL;
+}
+
+const ts_stored *packed_stored(const ts_stream *s, const void *p)
+{
+    const range *r = range_of(s, p);
+    return r && r->stored.O && (r->stored.dtype != TS_F32 || r->stored.kk > 1) ? &r->stored : NULL;
+}
+
+static float number(const void *p, ts_dtype dtype, int64_t i)
+{
+    if (dtype == TS_F32) return ((const float *)p)[i];
+    return bf16_widen(((const uint16_t *)p)[i]);
+}
+
+float *packed_expand(const ts_stream *s, const void *p, const ts_stored *w)
+{
+    float *out = malloc((size_t)(w->O * w->I * w->kk) * sizeof *out);
+    if (!out) return NULL;
+#pragma omp parallel for num_threads(s->threads)
+    for (int64_t o = 0; o < w->O; o++) {
+        const int64_t at = o * w->I * w->kk;
+        for (int64_t j = 0; j < w->kk; j++)
+            for (int64_t i = 0; i < w->I; i++) out[at + j * w->I + i] = number(p, w->dtype, at + i * w->kk + j);
+    }
+    return out;
+}
+
+void packed_release(const ts_stream *s, const void *p)
+{
+    const range *r = range_of(s, p);
+    if (!r || !r->stored.O) return;
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    const uintptr_t begin = ((uintptr_t)r->begin + page - 1) / page * page, end = (uintptr_t)r->end / page * page;
+    if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
+void *packed_get(ts_stream *s, const void *p, const dnnl_memory_desc_t *md, size_t bytes, int narrow, int *is_new)
 {
     struct packed *k = s->packed;
     *is_new = 0;
     for (size_t i = 0; i < k->n_entries; i++) {
         const entry *e = &k->entries[i];
-        if (e->tensor == p && e->rounded == rounded && dnnl_memory_desc_equal(&e->md, md)) return e->copy;
+        if (e->tensor == p && e->narrow == narrow && dnnl_memory_desc_equal(&e->md, md)) return e->copy;
     }
     if (k->n_entries == k->room) {
         const size_t room = k->room ? 2 * k->room : 64;
@@ -48,22 +91,32 @@ void *packed_get(ts_stream *s, const void *p, const dnnl_memory_desc_t *md, int 
         k->entries = more;
         k->room = room;
     }
-    const size_t bytes = (dnnl_memory_desc_get_size(md) + ALIGN - 1) / ALIGN * ALIGN;
-    void *copy = aligned_alloc(ALIGN, bytes);
+    void *copy = aligned_alloc(ALIGN, (bytes + ALIGN - 1) / ALIGN * ALIGN);
     if (!copy) return NULL;
-    k->entries[k->n_entries++] = (entry){ p, *md, rounded, copy };
+    k->entries[k->n_entries++] = (entry){ p, *md, narrow, copy };
     *is_new = 1;
     return copy;
 }
 
-static ts_status declare(ts_stream *s, const char *p, size_t bytes)
+void packed_forget(ts_stream *s, const void *copy)
+{
+    struct packed *k = s->packed;
+    for (size_t i = 0; i < k->n_entries; i++) {
+        if (k->entries[i].copy != copy) continue;
+        free(k->entries[i].copy);
+        k->entries[i] = k->entries[--k->n_entries];
+        return;
+    }
+}
+
+static ts_status declare(ts_stream *s, range r)
 {
     if (!s->packed) s->packed = calloc(1, sizeof *s->packed);
     struct packed *k = s->packed;
     range *more = k ? realloc(k->ranges, (k->n_ranges + 1) * sizeof *more) : NULL;
     if (!more) return ts_fail(TS_E_NOMEM, "out of host memory");
     k->ranges = more;
-    k->ranges[k->n_ranges++] = (range){ p, p + bytes };
+    k->ranges[k->n_ranges++] = r;
     return TS_OK;
 }
 
@@ -87,9 +140,15 @@ static void forget(struct packed *k, const char *p)
 
 ts_status mem_constant_cpu(ts_stream *s, const void *p, size_t bytes, int on)
 {
-    if (on) return declare(s, p, bytes);
+    if (on) return declare(s, (range){ .begin = p, .end = (const char *)p + bytes });
     if (s->packed) forget(s->packed, p);
     return TS_OK;
+}
+
+ts_status mem_stored_cpu(ts_stream *s, const void *p, const ts_stored *w)
+{
+    const int64_t bytes = w->O * w->I * w->kk * (w->dtype == TS_F32 ? 4 : 2);
+    return declare(s, (range){ p, (const char *)p + bytes, *w });
 }
 
 void packed_free(struct packed *k)

@@ -1,8 +1,9 @@
 /* test_params.c - the table of parameters: layout, initial values, files, optimizer steps. Contract: host/params.h. */
+#include "host/file.h"
 #include "host/params.h"
 #include "tests/host/faults.h"
 
-enum { DECAY = TS_PARAM_DECAY, CONV = TS_PARAM_CONV, FROZEN = TS_PARAM_FROZEN };
+enum { DECAY = TS_PARAM_DECAY, CONV = TS_PARAM_CONV, FROZEN = TS_PARAM_FROZEN, PRODUCT = TS_PARAM_PRODUCT };
 
 typedef struct {
     ts_device *d;
@@ -11,7 +12,7 @@ typedef struct {
 } table;
 
 /* In the order of declaration; q, k, v stand in a row so that a span covers them. */
-static table declare(const ts_backend *be, int training)
+static table declare_only(const ts_backend *be)
 {
     table t;
     T_OK(ts_device_open(&t.d, be->name, 1, TS_MATH_F32));
@@ -19,14 +20,20 @@ static table declare(const ts_backend *be, int training)
     ts_init normal = ts_init_all(TS_INIT_NORMAL, 2), uniform = ts_init_all(TS_INIT_UNIFORM, 0.5f),
             zero = ts_init_all(TS_INIT_CONST, 0);
     t.bias = ts_params_add(t.p, uniform, 0, 1, TG_DIMS(5), "layer.%d.%s", 3, "bias");
-    t.conv = ts_params_add(t.p, normal, CONV | DECAY, 4, TG_DIMS(2, 3, 3, 3), "conv.weight");
+    t.conv = ts_params_add(t.p, normal, CONV | DECAY | PRODUCT, 4, TG_DIMS(2, 3, 3, 3), "conv.weight");
     t.q = ts_params_add(t.p, normal, 0, 1, TG_DIMS(16), "q");
     t.k = ts_params_add(t.p, zero, FROZEN, 1, TG_DIMS(16), "k");
     t.v = ts_params_add(t.p, normal, 0, 1, TG_DIMS(16), "v");
-    t.matrix = ts_params_add(t.p, (ts_init){ TS_INIT_NORMAL, 1, 1e-3f, 40 }, DECAY, 2, TG_DIMS(20, 7), "matrix");
+    t.matrix = ts_params_add(t.p, (ts_init){ TS_INIT_NORMAL, 1, 1e-3f, 40 }, DECAY | PRODUCT, 2, TG_DIMS(20, 7), "matrix");
     t.dirac = ts_params_add(t.p, ts_init_all(TS_INIT_DIRAC, 1), CONV, 4, TG_DIMS(2, 2, 3, 3), "dirac");
     t.ramp = ts_params_add(t.p, ts_init_all(TS_INIT_RAMP, -3), 0, 2, TG_DIMS(4, 2), "ramp");
     t.span = ts_params_span(t.p, t.q, 48);
+    return t;
+}
+
+static table declare(const ts_backend *be, int training)
+{
+    table t = declare_only(be);
     T_OK(ts_params_allocate(t.p, t.d, training));
     T_OK(ts_params_init(t.p, 1));
     return t;
@@ -195,6 +202,80 @@ T_TEST(save_and_load)
     end(&from);
 }
 
+static void write_tensor_file(const char *path, const char *const *names, const int64_t (*shapes)[2], int n)
+{
+    ts_st_tensor tensors[64];
+    const float zeros[256] = { 0 };
+    for (int i = 0; i < n; i++) {
+        tensors[i] = (ts_st_tensor){ .name = names[i], .dtype = TS_ST_F32, .rank = 2, .data = zeros };
+        memcpy(tensors[i].shape, shapes[i], 2 * sizeof(int64_t));
+        tensors[i].bytes = (uint64_t)(shapes[i][0] * shapes[i][1]) * 4;
+    }
+    T_OK(ts_st_write(path, tensors, n, NULL, NULL, 0));
+}
+
+/* The products of the matrix and of the convolution with some numbers, twice. */
+static float *products(const table *t, ts_math math)
+{
+    enum { ROWS = 3, SIDE = 4, N = ROWS * 20 + 2 * SIDE * SIDE };
+    float *y = t_alloc(2 * N * sizeof *y);
+    ts_graph *g;
+    t->d->math = math;
+    T_OK(ts_graph_new(&g, t->d, 0));
+    for (int twice = 0; twice < 2; twice++) {
+        ts_tensor *x = tg_upload(g, t_normals(ROWS * 7, 1, 1), TS_F32, 2, TG_DIMS(ROWS, 7));
+        T_OK(tg_download(g, y + twice * N, tg_linear(g, x, t->matrix, NULL)));
+        x = tg_upload(g, t_normals(SIDE * SIDE * 3, 1, 2), TS_F32, 4, TG_DIMS(1, SIDE, SIDE, 3));
+        T_OK(tg_download(g, y + twice * N + ROWS * 20, tg_conv2d(g, x, t->conv, NULL, 1, 1, 1)));
+    }
+    ts_graph_free(g);
+    T_TRUE(memcmp(y, y + N, N * sizeof *y) == 0);
+    return memcpy(t_alloc(N * sizeof *y), y, N * sizeof *y);
+}
+
+static ts_status open_table(table *t, const ts_backend *be, const char *path)
+{
+    ts_st_file *f;
+    *t = declare_only(be);
+    T_OK(ts_st_open(&f, path));
+    return ts_params_open(t->p, t->d, f);
+}
+
+/* Opened, weights are those that were loaded, wherever they lie; they do not change. */
+T_TEST(open_in_place)
+{
+    (void)s;
+    static const ts_st_dtype dtypes[] = { TS_ST_F32, TS_ST_BF16 };
+    table from = declare(be, 1);
+    for (int i = 0; i < 2; i++) {
+        const char *path = IN("weights.safetensors"), *again = IN("again.safetensors"), *same = IN("same.safetensors");
+        T_OK(save(&from, path, dtypes[i]));
+        table loaded = declare(be, 0), opened;
+        T_OK(load(&loaded, path, "", 1));
+        T_OK(open_table(&opened, be, path));
+        T_OK(save(&loaded, same, TS_ST_F32));
+        T_OK(save(&opened, again, TS_ST_F32));
+        char want[17], got[17];
+        uint64_t bytes;
+        T_OK(ts_file_hash(same, want, &bytes));
+        T_OK(ts_file_hash(again, got, &bytes));
+        ck_assert_str_eq(got, want);
+        if (be->mem_stored) T_TRUE(opened.d->in_use < loaded.d->in_use);
+        for (ts_math math = TS_MATH_F32; math <= TS_MATH_BF16; math++)
+            T_TRUE(memcmp(products(&opened, math), products(&loaded, math), 92 * sizeof(float)) == 0);
+        float x[140] = { 0 };
+        T_STATUS(be->mem_stored ? TS_E_INTERNAL : TS_OK, ts_params_put(opened.p, opened.matrix, x));
+        end(&opened);
+        end(&loaded);
+    }
+    end(&from);
+    table t;
+    write_tensor_file(IN("other.safetensors"), (const char *[]){ "matrix" }, (const int64_t[][2]){ { 3, 2 } }, 1);
+    T_STATUS(TS_E_DATA, open_table(&t, be, IN("other.safetensors")));
+    T_TRUE(strstr(ts_error(), "missing layer.3.bias, conv.weight, ") && strstr(ts_error(), "matrix has shape [3,2]"));
+    end(&t);
+}
+
 /* Ties go to the even neighbour, what is too large becomes infinite, NaN stays NaN. */
 T_TEST(bf16_rounding)
 {
@@ -264,18 +345,6 @@ T_TEST(prefixes)
     for (int i = 0; i < 140; i++) T_TRUE(m[i] == 0);
     T_STATUS(TS_E_DATA, load(&t, path, "weight.", 1)); /* the other buffer's tensors are unknown to it */
     end(&t);
-}
-
-static void write_tensor_file(const char *path, const char *const *names, const int64_t (*shapes)[2], int n)
-{
-    ts_st_tensor tensors[64];
-    const float zeros[256] = { 0 };
-    for (int i = 0; i < n; i++) {
-        tensors[i] = (ts_st_tensor){ .name = names[i], .dtype = TS_ST_F32, .rank = 2, .data = zeros };
-        memcpy(tensors[i].shape, shapes[i], 2 * sizeof(int64_t));
-        tensors[i].bytes = (uint64_t)(shapes[i][0] * shapes[i][1]) * 4;
-    }
-    T_OK(ts_st_write(path, tensors, n, NULL, NULL, 0));
 }
 
 static table two_matrices(const ts_backend *be)
@@ -434,6 +503,7 @@ int main(void)
     T_ADD1(u, layout);
     T_ADD1(u, initial_values);
     T_ADD1(u, save_and_load);
+    T_ADD(u, open_in_place);
     T_ADD1(u, bf16_rounding);
     T_ADD1(u, file_order);
     T_ADD1(u, prefixes);
