@@ -4,6 +4,7 @@
 #   ASAN=1         AddressSanitizer and UndefinedBehaviorSanitizer, in a build folder of its own
 #   CC=clang       gcc and clang both build without a warning
 #   CUDA=1         with the CUDA backend, the default where nvcc is found; the program runs without a driver, too
+#   CUDNN=1        convolutions by cuDNN, the default where its header is found; the program runs without the library, too
 #   CUDA_ARCHS="80 90"   the architectures it is built for; on those newer than the last the driver compiles it again
 #   V=1            show the commands
 #   PREFIX=/usr/local DESTDIR=   where `make install` puts things
@@ -27,7 +28,7 @@ comma   := ,
 SAN     := $(if $(ASAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
 CFLAGS   = -std=c11 -g $(OPT) $(SAN) -fopenmp -fPIC -fvisibility=hidden $(WARN) -D_GNU_SOURCE -DTS_VERSION='"$(VERSION)"' -Iinclude -I. -MMD -MP
 
-# The CUDA runtime is linked statically and cuBLAS is loaded when a device is opened.
+# The CUDA runtime is linked statically, cuBLAS is loaded when a device is opened, and cuDNN by the first convolution.
 NVCC    ?= nvcc
 CUDA    ?= $(if $(ASAN),0,$(if $(shell command -v $(NVCC)),1,0))
 CUDA_ARCHS ?= 80 90
@@ -36,7 +37,9 @@ NVFLAGS  = -std=c++17 -O3 -lineinfo -fmad=false -Werror all-warnings -Iinclude -
            -Xcompiler -Wall,-Wextra,-fPIC,-fvisibility=hidden $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) \
            $(foreach a,$(lastword $(CUDA_ARCHS)),-gencode arch=compute_$a,code=compute_$a)
 CFLAGS  += -DTS_CUDA=$(CUDA) -DTS_EMU=0
-CUDA_SRC := $(wildcard kernels/cuda/*.cu)
+CUDNN   ?= $(if $(wildcard $(addsuffix /cudnn.h,$(CUDA_HOME)/include /usr/include /usr/include/x86_64-linux-gnu)),1,0)
+CU_SRC   := $(wildcard kernels/cuda/*.cu)
+CUDA_SRC := $(filter-out $(if $(filter 1,$(CUDNN)),%/convolve_none.cu,%/convolve.cu %/cudnn.cu),$(CU_SRC))
 CUDA_OBJ := $(if $(filter 1,$(CUDA)),$(CUDA_SRC:%.cu=$(B)/obj/%.o))
 CUDA_LIBS = $(if $(filter 1,$(CUDA)),-L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt)
 
@@ -48,7 +51,7 @@ EMU      := $(B)/$(if $(COVERAGE),coverage,emu)
 EMU_FLAGS = -std=c++17 -g -O2 -march=$(ARCH) -fno-math-errno -fno-trapping-math -ffp-contract=off -Wall -Wextra -Wno-unknown-pragmas \
             -DTS_EMU_CALLBACKS=$(if $(ASAN)$(COVERAGE),0,1) -Itests/emu/include -Iinclude -I. -MMD -MP
 EMU_HOOKS = $(if $(COVERAGE),-O0 --coverage,$(if $(ASAN),$(SAN),-fsanitize=thread))
-EMU_OBJ  := $(patsubst %.cu,$(EMU)/obj/%.o,$(filter-out %/cublas.cu,$(CUDA_SRC))) \
+EMU_OBJ  := $(patsubst %.cu,$(EMU)/obj/%.o,$(filter-out %/cublas.cu %/cudnn.cu %/convolve_none.cu,$(CU_SRC))) \
             $(patsubst %.cpp,$(EMU)/obj/%.o,$(filter-out tests/emu/test_%,$(wildcard tests/emu/*.cpp))) $(EMU)/obj/host/backend.o
 EMU_LIBS  = $(LDLIBS) $(CHECK_LIBS) -lboost_context $(if $(COVERAGE),--coverage)
 EMU_TESTS := $(patsubst %.c,$(EMU)/%,$(wildcard tests/op/test_*.c) tests/model/test_twins.c tests/model/test_sampler.c tests/host/test_device.c) \
@@ -84,9 +87,10 @@ $(B)/tests/%: $(B)/obj/tests/%.o $(B)/obj/tests/t.o $(LIB_OBJ) $(OPT_OBJ)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS) $(CHECK_LIBS)
 
-# The table of backends is compiled again when CUDA=0 becomes CUDA=1 or the other way round.
-$(shell mkdir -p $(B)/obj && cd $(B)/obj && [ ! -e cuda-$(CUDA) ] && rm -f cuda-? && touch cuda-$(CUDA))
-$(B)/obj/host/backend.o: $(wildcard $(B)/obj/cuda-?)
+# The table of backends is compiled again when CUDA=0 becomes CUDA=1 or the other way round, and so with CUDNN.
+BUILD_OF := cuda-$(CUDA)$(if $(filter 1,$(CUDA)),-$(CUDNN))
+$(shell mkdir -p $(B)/obj && cd $(B)/obj && [ ! -e $(BUILD_OF) ] && rm -f cuda-* && touch $(BUILD_OF))
+$(B)/obj/host/backend.o: $(wildcard $(B)/obj/cuda-*)
 $(B)/obj/kernels/cuda/%.o: kernels/cuda/%.cu | bootstrap
 	@mkdir -p $(@D)
 	@echo "  NVCC $<"

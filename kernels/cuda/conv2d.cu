@@ -1,11 +1,12 @@
 /* conv2d.cu - convolution on CUDA. Contract: tessera/op_conv2d.h. Twin: kernels/cpu/conv2d.c.
  *
- * The patches that outputs read become rows of a matrix ("columns", (rows,k,k,C)) and the convolution a product. A
+ * cuDNN convolves what it takes (convolve.h). For the rest, the patches that outputs read become rows of a matrix ("columns", (rows,k,k,C)) and the convolution a product. A
  * piece of the batch is unrolled at a time; its size depends on one image alone, and so do the products but for the
  * last. */
 #include "tessera/op_conv2d.h"
 
 #include "kernels/cuda/bf16.cuh"
+#include "kernels/cuda/convolve.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/rows.h"
@@ -36,10 +37,10 @@ static unrolled unroll(const ts_conv2d *c)
     return u;
 }
 
-/* A 1x1 convolution in float32 is a product as it stands. */
+/* A 1x1 convolution is a product as it stands. */
 static bool pointwise(const ts_conv2d *c)
 {
-    return c->k == 1 && c->stride == 1 && c->pad_lo == 0 && c->pad_hi == 0 && c->math == TS_MATH_F32;
+    return c->k == 1 && c->stride == 1 && c->pad_lo == 0 && c->pad_hi == 0;
 }
 
 static ts_linear as_linear(const ts_conv2d *c)
@@ -49,12 +50,14 @@ static ts_linear as_linear(const ts_conv2d *c)
 
 size_t conv2d_scratch_cuda(ts_stream *s, const ts_conv2d *c, int backward)
 {
-    (void)s;
-    if (pointwise(c)) return 0;
+    const ts_linear l = as_linear(c);
+    if (pointwise(c)) return linear_scratch_cuda(s, &l, backward);
+    const size_t convolved = ts_convolve_scratch(s, c, backward);
     const unrolled u = unroll(c);
     const size_t rounded =
         c->math == TS_MATH_BF16 ? ts_room(u.weights, 2) + (backward ? ts_room(u.images * u.out, 2) : 0) : 0;
-    return ts_room(u.images * u.rows * u.width, backward ? sizeof(float) : u.size) + rounded;
+    const size_t product = ts_room(u.images * u.rows * u.width, backward ? sizeof(float) : u.size) + rounded;
+    return convolved > product ? convolved : product;
 }
 
 static __device__ inline void put(float *to, float x)
@@ -125,6 +128,9 @@ ts_status conv2d_fwd_cuda(ts_stream *s, float *y, const float *x, const float *w
     const ts_linear l = as_linear(c);
     if (pointwise(c)) return linear_fwd_cuda(s, y, x, w, b, &l, scratch);
     if (c->B == 0) return TS_OK;
+    bool done;
+    TS_TRY(ts_convolve_fwd(s, &done, y, x, w, b, c, scratch));
+    if (done) return TS_OK;
     const unrolled u = unroll(c);
     void *columns = scratch;
     ts_operand right = { nullptr, 1 };
@@ -139,12 +145,10 @@ ts_status conv2d_fwd_cuda(ts_stream *s, float *y, const float *x, const float *w
     return TS_OK;
 }
 
-ts_status conv2d_bwd_cuda(ts_stream *s, float *dx, float *dw, float *db, const float *dy, const float *x,
-                          const float *w, const ts_conv2d *c, void *scratch)
+/* dx and dw by products; either may be NULL. */
+static ts_status by_products(ts_stream *s, float *dx, float *dw, const float *dy, const float *x, const float *w,
+                             const ts_conv2d *c, void *scratch)
 {
-    const ts_linear l = as_linear(c);
-    if (pointwise(c)) return linear_bwd_cuda(s, dx, dw, db, dy, x, w, &l, scratch);
-    if (c->B == 0) return TS_OK;
     const unrolled u = unroll(c);
     char *columns = (char *)scratch, *weights = columns + ts_room(u.images * u.rows * u.width, sizeof(float));
     uint16_t *rounded = (uint16_t *)(weights + ts_room(u.weights, 2));
@@ -168,5 +172,19 @@ ts_status conv2d_bwd_cuda(ts_stream *s, float *dx, float *dw, float *db, const f
             TS_TRY(ts_product(s, dw, g, ts_operand{ columns, 0 }, c->O, u.width, rows, c->math, 1));
         }
     }
-    return db ? add_columns(s, db, dy, c->B * u.rows, c->O) : TS_OK;
+    return TS_OK;
+}
+
+ts_status conv2d_bwd_cuda(ts_stream *s, float *dx, float *dw, float *db, const float *dy, const float *x,
+                          const float *w, const ts_conv2d *c, void *scratch)
+{
+    const ts_linear l = as_linear(c);
+    if (pointwise(c)) return linear_bwd_cuda(s, dx, dw, db, dy, x, w, &l, scratch);
+    if (c->B == 0) return TS_OK;
+    bool done_dx = !dx, done_dw = !dw;
+    if (dx) TS_TRY(ts_convolve_dx(s, &done_dx, dx, dy, w, c, scratch));
+    if (dw) TS_TRY(ts_convolve_dw(s, &done_dw, dw, dy, x, c, scratch));
+    if (!done_dx || !done_dw)
+        TS_TRY(by_products(s, done_dx ? nullptr : dx, done_dw ? nullptr : dw, dy, x, w, c, scratch));
+    return db ? add_columns(s, db, dy, c->B * ts_conv2d_out(c, c->Y) * ts_conv2d_out(c, c->X), c->O) : TS_OK;
 }

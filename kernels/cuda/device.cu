@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "kernels/cuda/convolve.h"
 #include "kernels/cuda/launch.cuh"
 
 enum { OLDEST = 8 }; /* major compute capability that kernels are compiled for */
@@ -86,6 +87,7 @@ void stream_free_cuda(ts_stream *s)
 {
     if (!s) return;
     if (s->stream) cudaStreamSynchronize(s->stream);
+    ts_convolve_close(s);
     if (s->blas_handle) s->blas->destroy(s->blas_handle);
     cudaFree(s->bad_draw);
     cudaFree(s->partial);

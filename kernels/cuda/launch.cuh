@@ -17,6 +17,8 @@ struct ts_stream {
     cudaStream_t stream;
     const ts_cublas *blas;
     cublasHandle_t blas_handle;
+    struct ts_convolver *convolver; /* cuDNN, once a convolution was asked for; NULL and */
+    int without_cudnn;              /* 1 where it cannot be used                         */
     unsigned long long *bad_draw; /* device: the first draw that failed, picture * 2^32 + token, or NO_BAD_DRAW */
     double *partial;              /* device: PARTIALS numbers for sums over a whole tensor  */
 };

@@ -4,7 +4,7 @@
  *   memory.cpp  device memory with one shadow byte for each byte, and the checks of every access
  *   block.cpp   the threads of a block as fibers; barriers, warp operations, shared memory
  *   stream.cpp  streams, events, graphs: work is put off until somebody waits for it
- *   cublas.cpp  the calls of cuBLAS in use, as plain loops
+ *   cublas.cpp, cudnn.cpp  the calls of cuBLAS and cuDNN in use, as plain loops
  *
  * Every access of a kernel arrives here because kernels are compiled with -fsanitize=thread and linked with the
  * __tsan_* functions of memory.cpp. (With ASAN=1 AddressSanitizer takes that place: bounds and freed memory, but
@@ -14,7 +14,7 @@
  *   - access to device memory outside of any allocation, freed, or never written; to host memory; misaligned vectors
  *   - shared memory read before it is written, and races: two threads, one word, a write, no barrier between
  *   - with TS_EMU_GUARD=1 (slow) host code that touches device memory
- * TS_EMU_FAIL=N makes the N-th call of the runtime or of cuBLAS from now on fail, and takes the variable away then.
+ * TS_EMU_FAIL=N makes the N-th call of the runtime, cuBLAS or cuDNN from now on fail, and takes the variable away then.
  * TS_EMU_SEED=N runs blocks, and the threads of a block, in another order for every N; 0, the default, is ascending.
  */
 #ifndef TS_EMU_H

@@ -8,6 +8,7 @@
 #include "tests/t.h"
 
 #include <oneapi/dnnl/dnnl.h>
+#include <stdio.h>
 
 static const ts_conv2d SHAPES[] = {
     /* B  Y   X   C   O   k stride lo hi */
@@ -136,12 +137,70 @@ T_TEST(both_kinds_of_product_on_one_stream)
     check_all(be, s, TS_MATH_BF16);
 }
 
+/* On the emulated device, where cuDNN is missing, has no algorithm for a shape, or takes a shape and then does not do it. */
+static void check_without(const ts_backend *be, const char *how)
+{
+    ts_stream *other;
+    if (strcmp(be->name, "emu") != 0) return;
+    setenv("TS_EMU_CUDNN", how, 1);
+    T_OK(be->stream_new(&other, 0, 1));
+    for (ts_math math = TS_MATH_F32; math <= TS_MATH_BF16; math++) check_all(be, other, math);
+    be->stream_free(other);
+}
+
+T_TEST(no_cudnn)
+{
+    (void)s;
+    check_without(be, "none");
+}
+
+T_TEST(cudnn_lists_nothing)
+{
+    (void)s;
+    check_without(be, "short");
+}
+
+T_TEST(cudnn_refuses_late)
+{
+    (void)s;
+    check_without(be, "late");
+}
+
+/* Every call of the runtime fails in turn: that is made good, or a line. Three of the calls are convolutions of cuDNN. */
+T_TEST(cudnn_fails)
+{
+    if (strcmp(be->name, "emu") != 0) return;
+    const ts_conv2d c = SHAPES[2];
+    const sizes n = sizes_of(&c);
+    t_buf *x = T_INF(t_normals(n.x, 1, 1), n.x), *w = T_INF(t_normals(n.w, 1, 2), n.w);
+    t_buf *y = T_INF(t_normals(n.y, 1, 3), n.y), *dx = T_OUTF(n.x), *dw = T_INF(t_normals(n.w, 1, 2), n.w);
+    int reached = 1, seen = 0;
+    for (int i = 1; reached; i++) {
+        ts_stream *other;
+        char text[16];
+        T_OK(be->stream_new(&other, 0, 1));
+        void *scratch = T_SCRATCH(be->conv2d_scratch(s, &c, 1) + be->conv2d_scratch(s, &c, 0));
+        snprintf(text, sizeof text, "%d", i);
+        setenv("TS_EMU_FAIL", text, 1);
+        ts_status st = be->conv2d_fwd(other, y->dev, x->dev, w->dev, NULL, &c, scratch);
+        if (st == TS_OK) st = be->conv2d_bwd(other, dx->dev, dw->dev, NULL, y->dev, x->dev, w->dev, &c, scratch);
+        reached = getenv("TS_EMU_FAIL") == NULL;
+        unsetenv("TS_EMU_FAIL");
+        T_TRUE(st == TS_OK || (reached && st == TS_E_DEVICE));
+        seen += st != TS_OK && strcmp(ts_error(), "cuDNN fails in a convolution of B=3 Y=9 X=6 C=5 O=7 k=3: "
+                                                  "CUDNN_STATUS_EXECUTION_FAILED") == 0;
+        be->stream_free(other);
+    }
+    T_EQI(seen, 3);
+}
+
 /* More than is unrolled at a time: pieces of two images and one. */
 T_TEST(a_batch_in_pieces)
 {
     const ts_conv2d c = { 3, 64, 64, 80, 2, 3, 1, 1, 1, TS_MATH_F32 };
     const sizes n = sizes_of(&c);
     const float *x = t_normals(n.x, 1, 1), *w = t_normals(n.w, 1, 2);
+    setenv("TS_EMU_CUDNN", "none", 1);
     check_fwd(be, s, &c, x, w, t_normals(c.O, 1, 3));
     check_bwd(be, s, &c, x, w, 7);
 }
@@ -283,6 +342,10 @@ int main(void)
     Suite *u = t_suite("op_conv2d");
     T_ADD1(u, oracle_gradient_is_the_slope);
     T_ADD(u, both_kinds_of_product_on_one_stream);
+    T_ADD(u, no_cudnn);
+    T_ADD(u, cudnn_lists_nothing);
+    T_ADD(u, cudnn_refuses_late);
+    T_ADD(u, cudnn_fails);
     T_ADD(u, a_batch_in_pieces);
     T_ADD1(u, bfloat16_without_the_instructions);
     T_ADD(u, a_single_weight_shifts);
