@@ -250,6 +250,16 @@ ts_tensor *tg_move(ts_tensor *t)
     return t;
 }
 
+void tg_drop(ts_graph *g, ts_tensor *t)
+{
+    if (t && !g->training) drop(g, t);
+}
+
+void tg_trim(ts_graph *g)
+{
+    if (!g->training && !g->d->be->capture_begin) ts_device_trim(g->d);
+}
+
 void tg_consume(ts_graph *g, ts_tensor *const *in, int n)
 {
     for (int i = 0; i < n; i++) {

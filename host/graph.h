@@ -62,6 +62,10 @@ int64_t ts_tensor_count(const ts_tensor *t);
 size_t tg_enter(ts_graph *g);
 ts_tensor *tg_leave(ts_graph *g, size_t scope, ts_tensor *keep);
 ts_tensor *tg_move(ts_tensor *t);
+void tg_drop(ts_graph *g, ts_tensor *t); /* t, which may be NULL, is not needed any more. Inference only */
+/* What follows wants blocks of other sizes, so spare ones go back to the system. Nothing in training, and where work is recorded
+ * (backend.h), which counts on the same blocks. */
+void tg_trim(ts_graph *g);
 
 /* Views: no copy. */
 ts_tensor *tg_reshape(ts_graph *g, ts_tensor *x, int rank, const int64_t *dim);

@@ -172,6 +172,7 @@ ts_tensor *encoder_forward(ts_graph *g, const autoencoder_half *m, ts_tensor *im
         const level *l = &m->level[i];
         x = level_forward(g, l, x);
         if (l->resize.w) x = tg_conv2d(g, tg_move(x), l->resize.w, l->resize.b, 2, 0, 1);
+        tg_trim(g);
     }
     x = mid_forward(g, m, x);
     x = norm_forward(g, &m->norm_out, tg_move(x), 1);
@@ -186,6 +187,7 @@ ts_tensor *decoder_forward(ts_graph *g, const autoencoder_half *m, ts_tensor *z)
     for (int i = m->n_levels - 1; i >= 0; i--) {
         const level *l = &m->level[i];
         x = level_forward(g, l, x);
+        tg_trim(g);
         if (l->resize.w) x = conv_forward(g, &l->resize, tg_nearest2x(g, tg_move(x)));
     }
     x = norm_forward(g, &m->norm_out, tg_move(x), 1);

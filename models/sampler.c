@@ -296,6 +296,17 @@ static void count_time(ts_generator *m, int i, double *last)
     *last = now;
 }
 
+/* What only the scales need goes before the pictures are made: both together would be the most memory of a run. */
+static void leave_scales(sampler *s)
+{
+    for (int i = 0; i < s->m->t.depth && !can_record(s->m); i++) {
+        tg_drop(s->g, s->cache.k[i]);
+        tg_drop(s->g, s->cache.v[i]);
+        tg_drop(s->g, s->mod.block_B6C[i]);
+    }
+    tg_trim(s->g);
+}
+
 static ts_status try_batch(sampler *s, const int32_t *labels, const ts_sampling *o, int32_t *tokens, float *images,
                            float *scales)
 {
@@ -306,10 +317,12 @@ static ts_status try_batch(sampler *s, const int32_t *labels, const ts_sampling 
     TS_TRY(bring_inputs(s, labels, o));
     for (int k = 0; k < m->p.K; k++) {
         TS_TRY(run_scale(s, k));
+        tg_trim(s->g);
         if (scales) TS_TRY(show(s, scales + k * s->of.B * pixels_of(s->t)));
         count_time(m, k, &last);
     }
     s->batches++;
+    leave_scales(s);
     if (images) TS_TRY(show(s, images));
     if (tokens) TS_TRY(fetch_tokens(s, tokens));
     TS_TRY(d->be->stream_sync(d->s)); /* where a draw that failed is reported */

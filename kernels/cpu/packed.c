@@ -9,7 +9,7 @@
 #include "kernels/cpu/device.h"
 #include "kernels/cpu/stream.h"
 
-enum { ALIGN = 64 };
+enum { PAGE = 4096 };
 
 typedef struct {
     const char *begin, *end;
@@ -21,6 +21,7 @@ typedef struct {
     dnnl_memory_desc_t md;
     int narrow;
     void *copy;
+    size_t bytes;
 } entry;
 
 struct packed {
@@ -28,6 +29,13 @@ struct packed {
     entry *entries;
     size_t n_ranges, n_entries, room; /* room: of entries */
 };
+
+/* Copies stay for as long as the model, so they do not lie among the blocks that come and go: those would not grow together again. */
+static void *take(size_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
 
 static const range *range_of(const ts_stream *s, const void *p)
 {
@@ -91,9 +99,10 @@ void *packed_get(ts_stream *s, const void *p, const dnnl_memory_desc_t *md, size
         k->entries = more;
         k->room = room;
     }
-    void *copy = aligned_alloc(ALIGN, (bytes + ALIGN - 1) / ALIGN * ALIGN);
+    bytes = (bytes + PAGE - 1) / PAGE * PAGE;
+    void *copy = take(bytes);
     if (!copy) return NULL;
-    k->entries[k->n_entries++] = (entry){ p, *md, narrow, copy };
+    k->entries[k->n_entries++] = (entry){ p, *md, narrow, copy, bytes };
     *is_new = 1;
     return copy;
 }
@@ -103,7 +112,7 @@ void packed_forget(ts_stream *s, const void *copy)
     struct packed *k = s->packed;
     for (size_t i = 0; i < k->n_entries; i++) {
         if (k->entries[i].copy != copy) continue;
-        free(k->entries[i].copy);
+        munmap(k->entries[i].copy, k->entries[i].bytes);
         k->entries[i] = k->entries[--k->n_entries];
         return;
     }
@@ -131,7 +140,7 @@ static void forget(struct packed *k, const char *p)
                 j++;
                 continue;
             }
-            free(k->entries[j].copy);
+            munmap(k->entries[j].copy, k->entries[j].bytes);
             k->entries[j] = k->entries[--k->n_entries];
         }
         return;
@@ -154,7 +163,7 @@ ts_status mem_stored_cpu(ts_stream *s, const void *p, const ts_stored *w)
 void packed_free(struct packed *k)
 {
     if (!k) return;
-    for (size_t i = 0; i < k->n_entries; i++) free(k->entries[i].copy);
+    for (size_t i = 0; i < k->n_entries; i++) munmap(k->entries[i].copy, k->entries[i].bytes);
     free(k->entries);
     free(k->ranges);
     free(k);

@@ -141,6 +141,31 @@ T_TEST(scarce)
     ts_device_close(d);
 }
 
+/* Blocks of any size, taken and freed in any order, do not overlap; what was freed is taken again. */
+T_TEST(memory_of_a_stream)
+{
+    enum { N = 40, TURNS = 3000, MOST = 50000 };
+    char *p[N] = { 0 };
+    size_t size[N] = { 0 };
+    uint64_t seed = 1;
+    uintptr_t low = UINTPTR_MAX, high = 0;
+    for (int turn = 0; turn < TURNS; turn++) {
+        int i = (int)(t_next(&seed) % N);
+        for (size_t j = 0; p[i] && j < size[i]; j += 97) T_TRUE(p[i][j] == (char)i);
+        be->mem_free(s, p[i]);
+        size[i] = 1 + t_next(&seed) % MOST;
+        T_OK(be->mem_alloc(s, (void **)&p[i], size[i]));
+        T_EQI((uintptr_t)p[i] % 256, 0);
+        memset(p[i], i, size[i]);
+        if ((uintptr_t)p[i] < low) low = (uintptr_t)p[i];
+        if ((uintptr_t)p[i] > high) high = (uintptr_t)p[i];
+    }
+    T_TRUE(high - low < (uintptr_t)4 * N * MOST);
+    for (int i = 0; i < N; i++) be->mem_free(s, p[i]);
+    void *none;
+    T_STATUS(TS_E_NOMEM, be->mem_alloc(s, &none, SIZE_MAX - 7));
+}
+
 /* What is listed can be opened under the name it is listed with. */
 T_TEST(listed)
 {
@@ -187,6 +212,7 @@ int main(void)
     T_ADD1(u, sizes);
     T_ADD1(u, reuse);
     T_ADD1(u, scarce);
+    T_ADD1(u, memory_of_a_stream);
     T_ADD(u, listed);
     T_ADD(u, listed_by_number);
     return t_run(u);
