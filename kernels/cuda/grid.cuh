@@ -72,19 +72,25 @@ static __device__ inline float area_adjoint_at(float sum, const float *dy, int64
     return sum;
 }
 
+/* Convolution k of phi: its kernel as (out,ky,kx,in), or as (ky,kx,in,out), whose neighbours neighbouring threads read. */
+struct phi_weights {
+    const float *w, *b;
+    int out_step, in_step;
+};
+
 /* phi of output channel o at cell (y, x) of u (h,w,D): acc = bias; for ky, kx, in ascending: acc = fmaf(u, w, acc), the
- * zeros of the padding included. w: kernel (D,3,3,D) of phi_k. */
-static __device__ inline float phi_at(const float *u, const float *w, const float *b, int y, int x, int o,
-                                      const ts_pyramid &p, int D)
+ * zeros of the padding included. */
+static __device__ inline float phi_at(const float *u, const phi_weights &w, int y, int x, int o, const ts_pyramid &p,
+                                      int D)
 {
-    float acc = b[o];
-    const float *k = w + (int64_t)o * 9 * D;
+    float acc = w.b[o];
+    const float *k = w.w + o * w.out_step;
     for (int ky = 0; ky < 3; ky++) {
         for (int kx = 0; kx < 3; kx++) {
             const int i = y + ky - 1, j = x + kx - 1;
             const bool inside = i >= 0 && i < p.h && j >= 0 && j < p.w;
             const float *from = u + (i * p.w + j) * D;
-            for (int c = 0; c < D; c++, k++) acc = fmaf(inside ? from[c] : 0.0f, *k, acc);
+            for (int c = 0; c < D; c++, k += w.in_step) acc = fmaf(inside ? from[c] : 0.0f, *k, acc);
         }
     }
     return fmaf(p.ratio, acc, (1.0f - p.ratio) * u[(y * p.w + x) * D + o]);

@@ -31,7 +31,7 @@ static __host__ __device__ inline int64_t chunks_of(int64_t B)
     return B < CHUNKS ? B : (int64_t)CHUNKS;
 }
 
-/* State of a block: in shared memory if it fits beside the taps, else in scratch. */
+/* State of a block: in shared memory if it fits beside the taps and what is always there, else in scratch. */
 struct state_place {
     size_t shared_bytes; /* dynamic shared memory of the launch */
     int64_t spilled;     /* floats of scratch for each block    */
@@ -42,12 +42,12 @@ static inline size_t taps_bytes(const ts_pyramid &p)
     return (size_t)(p.h + p.w) * sizeof(taps);
 }
 
-static inline state_place place_state(const ts_stream *s, const ts_pyramid &p, int64_t floats)
+static inline state_place place_state(const ts_stream *s, const ts_pyramid &p, int64_t floats, int always = 0)
 {
     enum { STATIC = 2 << 10 }; /* room for the static arrays of the kernels */
-    const size_t bytes = (size_t)floats * sizeof(float);
-    if (taps_bytes(p) + bytes + STATIC <= s->most_shared) return state_place{ taps_bytes(p) + bytes, 0 };
-    return state_place{ taps_bytes(p), floats };
+    const size_t least = taps_bytes(p) + (size_t)always * sizeof(float), bytes = (size_t)floats * sizeof(float);
+    if (least + bytes + STATIC <= s->most_shared) return state_place{ least + bytes, 0 };
+    return state_place{ least, floats };
 }
 
 /* Blocks of this kernel may use so much dynamic shared memory, beyond the 48 KB that all may. */
@@ -103,12 +103,18 @@ static __device__ inline void scale_bicubic(float *u, const float *code, const t
     }
 }
 
+static __device__ inline float phi_number(const float *u, const phi_weights &w, const ts_pyramid &p, int D, int n)
+{
+    const int cell = n / D;
+    return phi_at(u, w, cell / p.w, cell % p.w, n % D, p, D);
+}
+
 /* Number n of phi_k(u). */
 static __device__ inline float phi_number(const float *u, const ts_phi &phi, const ts_pyramid &p, int D, int k, int n)
 {
     if (p.S == 0) return u[n];
-    const int cell = n / D, j = p.phi[k];
-    return phi_at(u, phi.w[j], phi.b[j], cell / p.w, cell % p.w, n % D, p, D);
+    const int j = p.phi[k];
+    return phi_number(u, phi_weights{ phi.w[j], phi.b[j], 9 * D, 1 }, p, D, n);
 }
 
 /* Number n of the gradient of u, from that of phi_k(u). */

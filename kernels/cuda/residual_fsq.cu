@@ -29,8 +29,7 @@ static __device__ inline float bound(float f, const ts_residual_fsq &q)
 }
 
 /* z of one token (D) becomes its code. Returns the index; NaN gives digit 0. */
-static __device__ inline int32_t quantize(float *code, float *x, const float *log_gain, const ts_residual_fsq &q,
-                                          int *clamped)
+static __device__ inline int32_t quantize(float *code, const float *log_gain, const ts_residual_fsq &q, int *clamped)
 {
     int32_t index = 0;
     for (int d = 0; d < q.D; d++) {
@@ -41,7 +40,6 @@ static __device__ inline int32_t quantize(float *code, float *x, const float *lo
         code[d] = step * (n / half);
         index += (int32_t)(n + half) * q.basis[d];
         *clamped += fabsf(v) > 1.0f;
-        if (x) x[d] = v;
     }
     return index;
 }
@@ -56,6 +54,25 @@ static __device__ inline void look_up(float *code, int32_t index, const float *l
 }
 
 enum { FORWARD_GRIDS = 4 };
+
+/* Convolution j of phi in shared memory, as (ky,kx,in,out) and the bias: to (one_phi floats). */
+static __device__ inline phi_weights load_phi(float *to, const ts_phi &phi, int j, int D)
+{
+    const int many = 9 * D * D;
+    TS_BLOCK_EACH(n, many) to[n % (9 * D) * D + n / (9 * D)] = phi.w[j][n];
+    TS_BLOCK_EACH(n, D) to[many + n] = phi.b[j][n];
+    return phi_weights{ to, to + many, 1, D };
+}
+
+static __host__ __device__ inline int one_phi(const ts_residual_fsq &q)
+{
+    return q.p.S > 0 ? (9 * q.D + 1) * q.D : 0;
+}
+
+static state_place place_forward(const ts_stream *s, const ts_residual_fsq &q)
+{
+    return place_state(s, q.p, FORWARD_GRIDS * (int64_t)grid_floats(q.p, q.D), one_phi(q));
+}
 
 struct forward_out {
     float *f_hat, *x, *partial;
@@ -84,8 +101,10 @@ static __global__ void residual_fsq_fwd_k1(forward_out o, const float *f, const 
     const int D = q.D, grid = grid_floats(p, D);
     const int64_t b = blockIdx.x;
     taps *t = (taps *)shared;
-    float *r = spill ? spill + b * FORWARD_GRIDS * grid : (float *)(t + p.h + p.w);
+    float *convolution = (float *)(t + p.h + p.w);
+    float *r = spill ? spill + b * FORWARD_GRIDS * grid : convolution + one_phi(q);
     float *f_hat = r + grid, *u = f_hat + grid, *code = u + grid;
+    phi_weights w = {};
 
     TS_BLOCK_EACH(n, grid)
     {
@@ -99,19 +118,19 @@ static __global__ void residual_fsq_fwd_k1(forward_out o, const float *f, const 
             int clamped = 0;
             double squares = 0;
             make_taps(t, p, k);
+            if (p.S > 0 && (k == 0 || p.phi[k] != p.phi[k - 1])) w = load_phi(convolution, phi, p.phi[k], D);
             scale_area(code, r, p, D, k);
+            if (o.x) /* each thread from the numbers that it has just left */
+                TS_BLOCK_EACH(n, p.py[k] * p.px[k] * D) o.x[first * D + n] = code[n] / ts_expf(log_gain[k * D + n % D]);
             __syncthreads();
             TS_BLOCK_EACH(i, p.py[k] * p.px[k])
-            {
-                float *x = o.x ? o.x + (first + i) * D : nullptr;
-                o.idx[first + i] = quantize(code + i * D, x, log_gain + k * D, q, &clamped);
-            }
+            o.idx[first + i] = quantize(code + i * D, log_gain + k * D, q, &clamped);
             __syncthreads();
             scale_bicubic(u, code, t, p, D, k);
             __syncthreads();
             TS_BLOCK_EACH(n, grid)
             {
-                const float up = phi_number(u, phi, p, D, k, n);
+                const float up = p.S > 0 ? phi_number(u, w, p, D, n) : u[n];
                 f_hat[n] += up;
                 r[n] -= up;
                 squares += (double)r[n] * r[n];
@@ -136,7 +155,7 @@ ts_status residual_fsq_fwd_cuda(ts_stream *s, float *f_hat, int32_t *idx, float 
 {
     TS_TRY(check("residual_fsq", q, 0));
     const ts_pyramid *p = &q->p;
-    const state_place at = place_state(s, *p, FORWARD_GRIDS * (int64_t)grid_floats(*p, q->D));
+    const state_place at = place_forward(s, *q);
     double *image_stats = (double *)scratch;
     float *spill = at.spilled ? (float *)(image_stats + B * p->K * 2) : nullptr;
     const forward_out o = { f_hat, x, partial, idx, image_stats, B };
@@ -177,7 +196,7 @@ size_t residual_fsq_scratch_cuda(ts_stream *s, const ts_residual_fsq *q, int64_t
     const ts_pyramid *p = &q->p;
     if (!backward)
         return sizeof(double) * (size_t)(B * p->K * 2) +
-               sizeof(float) * (size_t)(B * place_state(s, *p, FORWARD_GRIDS * (int64_t)grid_floats(*p, q->D)).spilled);
+               sizeof(float) * (size_t)(B * place_forward(s, *q).spilled);
     return (size_t)chunks_of(B) *
            (sizeof(double) * (size_t)(p->K * q->D) + sizeof(float) * (size_t)lay_out(s, *q).total);
 }
@@ -310,7 +329,12 @@ ts_status residual_fsq_bwd_cuda(ts_stream *s, float *df, float *dlog_gain, const
 static __global__ void residual_fsq_lookup_k1(float *code, const int32_t *idx, const float *log_gain, ts_residual_fsq q,
                                               int k, int64_t N)
 {
-    TS_EACH(n, N) look_up(code + n * q.D, idx[n], log_gain + k * q.D, q);
+    TS_EACH(i, N * q.D)
+    {
+        const int d = (int)(i % q.D);
+        const float half = half_of(q, d), n = (float)(idx[i / q.D] / q.basis[d] % q.level[d]) - half;
+        code[i] = ts_expf(log_gain[k * q.D + d]) * (n / half);
+    }
 }
 
 ts_status residual_fsq_lookup_cuda(ts_stream *s, float *code, const int32_t *idx, const float *log_gain,
@@ -319,5 +343,5 @@ ts_status residual_fsq_lookup_cuda(ts_stream *s, float *code, const int32_t *idx
     TS_TRY(check("residual_fsq_lookup", q, k));
     const int64_t N = B * q->p.py[k] * q->p.px[k];
     if (N == 0) return TS_OK;
-    return TS_LAUNCH(residual_fsq_lookup_k1, ts_blocks(N), BLOCK, 0, s, code, idx, log_gain, *q, k, N);
+    return TS_LAUNCH(residual_fsq_lookup_k1, ts_blocks(N * q->D), BLOCK, 0, s, code, idx, log_gain, *q, k, N);
 }

@@ -249,9 +249,9 @@ static oracle *new_oracle(const ts_backend *be, ts_stream *s, const vq_case *c)
         o->bicubic[k] = o_bicubic(c->side[k], m->q.p.h);
     }
     m->h_f = t_normals(m->all, 1, 5), m->h_book = t_normals(c->V * c->D, 0.7, 6);
-    /* doubles of rows, a few apart and a block or more apart: the first must win */
+    /* doubles of rows, a few apart, a block apart and others: the first must win */
     for (int v = 0; v < c->V; v++) {
-        const int twin = v % 3 == 0 ? v / 2 : v;
+        const int twin = v % 3 == 0 ? v / 2 : v % 3 == 2 && v >= 256 ? v - 256 : v;
         memcpy(m->h_book + v * c->D, m->h_book + twin * c->D, sizeof(float) * (size_t)c->D);
     }
     m->f = T_INF(m->h_f, m->all), m->book = T_INF(m->h_book, c->V * c->D);
