@@ -33,8 +33,9 @@ NVCC    ?= nvcc
 CUDA    ?= $(if $(ASAN),0,$(if $(shell command -v $(NVCC)),1,0))
 CUDA_ARCHS ?= 80 90
 CUDA_HOME = $(patsubst %/bin/nvcc,%,$(shell command -v $(NVCC)))
-NVFLAGS  = -std=c++17 -O3 -lineinfo -fmad=false -Werror all-warnings -Iinclude -I. -MMD -MP \
-           -Xcompiler -Wall,-Wextra,-fPIC,-fvisibility=hidden $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) \
+NVBASE   = -std=c++17 -O3 -lineinfo -fmad=false -Werror all-warnings -Iinclude -I. -MMD -MP \
+           -Xcompiler -Wall,-Wextra,-fPIC,-fvisibility=hidden
+NVFLAGS  = $(NVBASE) $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_$a) \
            $(foreach a,$(lastword $(CUDA_ARCHS)),-gencode arch=compute_$a,code=compute_$a)
 CFLAGS  += -DTS_CUDA=$(CUDA) -DTS_EMU=0
 CUDNN   ?= $(if $(wildcard $(addsuffix /cudnn.h,$(CUDA_HOME)/include /usr/include /usr/include/x86_64-linux-gnu)),1,0)
@@ -94,7 +95,7 @@ $(B)/obj/host/backend.o: $(wildcard $(B)/obj/cuda-*)
 $(B)/obj/kernels/cuda/%.o: kernels/cuda/%.cu | bootstrap
 	@mkdir -p $(@D)
 	@echo "  NVCC $<"
-	$(Q)$(NVCC) $(NVFLAGS) -c $< -o $@
+	$(Q)$(NVCC) $(NVFLAGS) -Xptxas -v -c $< -o $@ 2>$(@:.o=.ptxas) || { cat $(@:.o=.ptxas) >&2; exit 1; }
 $(EMU)/obj/kernels/cuda/%.o: kernels/cuda/%.cu | bootstrap
 	@mkdir -p $(@D)
 	@echo "  EMU $<"
@@ -153,6 +154,9 @@ mutate: $(filter $(EMU)/tests/op/%,$(EMU_TESTS)) ## plant bugs in the CUDA kerne
 	@tools/mutate/mutate.py --build $(B) --compile '$(CXX) $(EMU_FLAGS) $(EMU_HOOKS) -x c++ -c' --link '$(CXX) $(SAN) -fopenmp' \
 	    --objects '$(B)/obj/tests/t.o $(EMU_LIB) $(OPT_OBJ)' --libs '$(EMU_LIBS)' --only '$(ONLY)' --table '$(TABLE)'
 
+cuda-report: $(filter $(EMU)/tests/op/%,$(EMU_TESTS)) ## write kernels/cuda/REPORT.md: registers, occupancy and traffic of every kernel
+	@tools/cuda_report.py --build $(B) --nvcc '$(NVCC)' --flags '$(NVBASE)' --cxx '$(CXX)'
+
 INSTALLED = bin/tessera lib/libtessera.a lib/libtessera.so.$(VERSION) lib/$(SONAME) lib/libtessera.so \
             lib/pkgconfig/tessera.pc share/bash-completion/completions/tessera
 install: all ## install program, libraries, headers and tessera.pc below PREFIX
@@ -177,6 +181,6 @@ clean: ## remove everything that was built
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
 
-.PHONY: all demo bench bootstrap emu-bootstrap check coverage-cuda fuzz mutate install uninstall clean help
+.PHONY: all demo bench bootstrap emu-bootstrap check coverage-cuda fuzz mutate cuda-report install uninstall clean help
 .SECONDARY:
 -include $(shell find $(B)/obj $(EMU)/obj -name '*.d' 2>/dev/null)

@@ -198,6 +198,7 @@ bool release_barrier()
         if (t.state != thread::AT_BARRIER || t.line != first.line || t.file != first.file) return false;
     for (thread &t : threads) t.state = thread::READY;
     block_epoch++;
+    if (counting) end_phase();
     return true;
 }
 
@@ -244,6 +245,7 @@ void run_block(size_t dynamic_bytes)
         if (!any && !release_warps() && !release_barrier()) break;
     }
     finish_block();
+    if (counting) end_phase();
 }
 
 uint64_t next_random(uint64_t *seed)
@@ -308,6 +310,7 @@ void run_kernel(const launch_request &r)
         threads[i].index = { i % r.block.x, i / r.block.x % r.block.y, i / r.block.x / r.block.y };
     }
     const uint64_t blocks = (uint64_t)r.grid.x * r.grid.y * r.grid.z;
+    begin_traffic(r.name, n);
     for (uint64_t i = 0; i < blocks; i++) {
         const uint64_t b = backwards ? blocks - 1 - i : i;
         blockIdx = { (unsigned)(b % r.grid.x), (unsigned)(b / r.grid.x % r.grid.y),
@@ -315,6 +318,7 @@ void run_kernel(const launch_request &r)
         if (i == 0 || seed) order = make_order(n, &seed);
         run_block(r.shared_bytes);
     }
+    end_traffic(r);
 }
 
 void barrier(const char *file, int line)

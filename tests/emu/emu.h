@@ -3,6 +3,7 @@
  *
  *   memory.cpp  device memory with one shadow byte for each byte, and the checks of every access
  *   block.cpp   the threads of a block as fibers; barriers, warp operations, shared memory
+ *   traffic.cpp bytes, sectors and bank conflicts of launches, if asked for
  *   stream.cpp  streams, events, graphs: work is put off until somebody waits for it
  *   cublas.cpp, cudnn.cpp  the calls of cuBLAS and cuDNN in use, as plain loops
  *
@@ -66,6 +67,17 @@ void check_device(const void *p, size_t bytes, bool write, const char *what);
 void begin_block(void *dynamic, size_t bytes);
 void set_arguments(const void *p, size_t bytes);
 void set_stacks(const void *p, size_t bytes);
+
+/* traffic.cpp. With TS_EMU_TRAFFIC=FILE every launch leaves a line there: its kernel, how many launches of it came
+ * before, sizes, and the bytes of all accesses; with TS_EMU_TRAFFIC_OF=" KERNEL#NUMBER KERNEL#NUMBER " those launches
+ * alone, with all that the report of tools/cuda_report.py says of them. */
+extern bool counting; /* accesses of this launch are counted */
+void begin_traffic(const char *kernel, int threads);
+void count_access(const void *p, size_t bytes, bool write, bool shared, const void *site);
+/* A vector, whose numbers follow one by one. */
+void count_vector(const void *p, size_t bytes, bool write, bool shared, const void *site);
+void end_phase(); /* all threads stand at a barrier, or have ended */
+void end_traffic(const launch_request &r);
 
 /* stream.cpp */
 bool refuses(); /* TS_EMU_FAIL: is this the call? Asked by each that can fail, but those that free */

@@ -159,15 +159,19 @@ void shared_access(word &w, bool write, uintptr_t a)
     w.read_epoch = block_epoch;
 }
 
-/* One access of a kernel. */
-void access(const void *p, size_t bytes, bool write)
+/* One access of a kernel, at this place of the program. */
+void access(const void *p, size_t bytes, bool write, const void *site)
 {
     if (!current) return;
     const uintptr_t a = (uintptr_t)p;
     const size_t at = a - (uintptr_t)arena;
-    if (at < ARENA) return device_access(at, bytes, write, "a");
+    if (at < ARENA) {
+        if (counting) count_access(p, bytes, write, false, site);
+        return device_access(at, bytes, write, "a");
+    }
     for (const range *r : { &static_range, &dynamic_range }) {
         if (!r->holds(a)) continue;
+        if (counting) count_access(p, bytes, write, true, site);
         if (!r->holds(a + bytes - 1)) fatal("access of %zu bytes runs over the end of shared memory", bytes);
         const size_t base = r == &dynamic_range ? static_range.bytes / 4 + 1 : 0;
         for (size_t i = (a - r->begin) / 4; i <= (a - r->begin + bytes - 1) / 4; i++)
@@ -246,12 +250,15 @@ void check_atomic(const void *p, size_t bytes)
 {
     if ((uintptr_t)p % bytes) fatal("atomic access of %zu bytes at %p is misaligned", bytes, p);
     const size_t at = (uintptr_t)p - (uintptr_t)arena;
-    if (current && at < ARENA) device_access(at, bytes, false, "an atomic"); /* races of atomics are fine */
+    if (!current || at >= ARENA) return;
+    device_access(at, bytes, false, "an atomic"); /* races of atomics are fine */
+    if (counting) count_access(p, bytes, true, false, __builtin_return_address(0));
 }
 
 void check_vector(const void *p, size_t bytes, bool write)
 {
     if ((uintptr_t)p % bytes) fatal("%s of %zu bytes at %p is misaligned", write ? "write" : "read", bytes, p);
+    if (counting) count_vector(p, bytes, write, (uintptr_t)p - (uintptr_t)arena >= ARENA, __builtin_return_address(0));
 }
 
 void begin_block(void *dynamic, size_t bytes)
@@ -296,30 +303,31 @@ void fatal(const char *format, ...)
 
 using emu::access;
 
+#define SITE __builtin_return_address(0)
 #define ACCESS(SIZE)                                                                                                   \
     void __tsan_read##SIZE(void *p)                                                                                    \
     {                                                                                                                  \
-        access(p, SIZE, false);                                                                                        \
+        access(p, SIZE, false, SITE);                                                                                  \
     }                                                                                                                  \
     void __tsan_write##SIZE(void *p)                                                                                   \
     {                                                                                                                  \
-        access(p, SIZE, true);                                                                                         \
+        access(p, SIZE, true, SITE);                                                                                   \
     }                                                                                                                  \
     void __tsan_unaligned_read##SIZE(void *p)                                                                          \
     {                                                                                                                  \
-        access(p, SIZE, false);                                                                                        \
+        access(p, SIZE, false, SITE);                                                                                  \
     }                                                                                                                  \
     void __tsan_unaligned_write##SIZE(void *p)                                                                         \
     {                                                                                                                  \
-        access(p, SIZE, true);                                                                                         \
+        access(p, SIZE, true, SITE);                                                                                   \
     }                                                                                                                  \
     void __tsan_volatile_read##SIZE(void *p)                                                                           \
     {                                                                                                                  \
-        access(p, SIZE, false);                                                                                        \
+        access(p, SIZE, false, SITE);                                                                                  \
     }                                                                                                                  \
     void __tsan_volatile_write##SIZE(void *p)                                                                          \
     {                                                                                                                  \
-        access(p, SIZE, true);                                                                                         \
+        access(p, SIZE, true, SITE);                                                                                   \
     }
 
 extern "C" {
@@ -330,11 +338,11 @@ ACCESS(8)
 ACCESS(16)
 void __tsan_read_range(void *p, size_t n)
 {
-    access(p, n, false);
+    access(p, n, false, SITE);
 }
 void __tsan_write_range(void *p, size_t n)
 {
-    access(p, n, true);
+    access(p, n, true, SITE);
 }
 void __tsan_vptr_update(void **, void *) {}
 void __tsan_init() {}
