@@ -16,6 +16,7 @@ typedef struct node {
     struct node *next;
     void *p;
     t_buf *b;
+    const ts_backend *be; /* of stream p */
 } node;
 
 static node *owned;
@@ -25,13 +26,14 @@ static struct {
 } tests[MAX_TESTS];
 static int n_tests;
 
-static void own(void *p, t_buf *b)
+static void own(void *p, t_buf *b, const ts_backend *be)
 {
     node *n = malloc(sizeof *n);
-    *n = (node){ owned, p, b };
+    *n = (node){ owned, p, b, be };
     owned = n;
 }
 
+/* The last one first: buffers go before their stream. */
 static void release(void)
 {
     while (owned) {
@@ -39,7 +41,8 @@ static void release(void)
         owned = n->next;
         if (n->b) n->b->p->be->mem_free(n->b->p->s, n->b->p->base);
         if (n->b) free(n->b->p);
-        free(n->p);
+        if (n->be) n->be->stream_free(n->p);
+        if (!n->be) free(n->p);
         free(n);
     }
 }
@@ -48,8 +51,16 @@ void *t_alloc(size_t bytes)
 {
     void *p = calloc(bytes ? bytes : 1, 1);
     ck_assert_ptr_nonnull(p);
-    own(p, NULL);
+    own(p, NULL, NULL);
     return p;
+}
+
+ts_stream *t_stream(const ts_backend *be, int threads)
+{
+    ts_stream *s = NULL;
+    ck_assert_int_eq(be->stream_new(&s, 0, threads), TS_OK);
+    own(s, NULL, be);
+    return s;
 }
 
 static void run_on(const ts_backend *be, t_fn *fn)
@@ -138,7 +149,7 @@ void t_closef(const char *what, const float *got, const float *want, int64_t n, 
 {
     double *w = malloc(sizeof(double) * (size_t)(n + 1));
     for (int64_t i = 0; i < n; i++) w[i] = want[i];
-    own(w, NULL);
+    own(w, NULL, NULL);
     t_close(what, got, w, n, tol);
 }
 
@@ -157,7 +168,7 @@ static t_buf *new_buf(const ts_backend *be, ts_stream *s, size_t bytes)
     ck_assert_int_eq(be->stream_sync(s), TS_OK); /* other streams may use it too */
     free(fill);
     *b = (t_buf){ (char *)p->base + 256, t_alloc(bytes), bytes, p };
-    own(b, b);
+    own(b, b, NULL);
     return b;
 }
 
