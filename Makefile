@@ -145,6 +145,16 @@ fuzz: $(FUZZ) ## run every fuzz program for FUZZ_SECONDS (60); best with ASAN=1
 	$(Q)set -e; for p in $(FUZZ); do echo "  FUZZ $$p"; \
 	    $$p --seconds $(FUZZ_SECONDS) --seed $$(date +%s) tests/fuzz/corpus/$${p##*/fuzz_}; done
 
+# PYTHON=/path/to/python3: one with torch, numpy, safetensors and Pillow. The weights stay in $(B)/full.
+PYTHON  ?= python3
+check-full: $(B)/tessera ## every stage at the size of the published depth 16 against PyTorch; takes minutes and 2 GB of disk
+	@$(PYTHON) -c 'import torch, numpy, safetensors, PIL' 2>/dev/null || \
+	    { echo "make check-full needs a Python with torch, numpy, safetensors and Pillow: PYTHON=/path/to/python3" >&2; exit 1; }
+	$(Q)[ -e $(B)/full ] || { rm -rf $(B)/full.new && $(PYTHON) tools/compare/weights.py --depth 16 --out $(B)/full.new && \
+	    mv $(B)/full.new $(B)/full; }
+	$(Q)$(PYTHON) tools/compare/compare.py --tessera $(B)/tessera --tokenizer $(B)/full/tokenizer.safetensors \
+	    --generator $(B)/full/generator.safetensors --stages --rounds 0
+
 # LEAST=95: percent of all lines, less is a failure.
 coverage-cuda: $(EMU_TESTS) ## the lines of kernels/cuda that the tests on the emulated device run; lists the others
 	@LEAST=$(LEAST) tests/coverage.sh $(EMU)
@@ -181,6 +191,6 @@ clean: ## remove everything that was built
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
 
-.PHONY: all demo bench bootstrap emu-bootstrap check coverage-cuda fuzz mutate cuda-report install uninstall clean help
+.PHONY: all demo bench bootstrap emu-bootstrap check check-full coverage-cuda fuzz mutate cuda-report install uninstall clean help
 .SECONDARY:
 -include $(shell find $(B)/obj $(EMU)/obj -name '*.d' 2>/dev/null)

@@ -16,7 +16,6 @@ typedef struct node {
     struct node *next;
     void *p;
     t_buf *b;
-    const ts_backend *be; /* of stream p */
 } node;
 
 static node *owned;
@@ -25,24 +24,31 @@ static struct {
     t_fn *fn;
 } tests[MAX_TESTS];
 static int n_tests;
+static struct { /* what the test was called with: its stream owns all memory, for it outlives those that a test opens */
+    const ts_backend *be;
+    ts_stream *s;
+} home;
 
-static void own(void *p, t_buf *b, const ts_backend *be)
+static ts_stream *owner(const ts_backend *be, ts_stream *s)
+{
+    return be == home.be ? home.s : s;
+}
+
+static void own(void *p, t_buf *b)
 {
     node *n = malloc(sizeof *n);
-    *n = (node){ owned, p, b, be };
+    *n = (node){ owned, p, b };
     owned = n;
 }
 
-/* The last one first: buffers go before their stream. */
 static void release(void)
 {
     while (owned) {
         node *n = owned;
         owned = n->next;
-        if (n->b) n->b->p->be->mem_free(n->b->p->s, n->b->p->base);
+        if (n->b) n->b->p->be->mem_free(owner(n->b->p->be, n->b->p->s), n->b->p->base);
         if (n->b) free(n->b->p);
-        if (n->be) n->be->stream_free(n->p);
-        if (!n->be) free(n->p);
+        free(n->p);
         free(n);
     }
 }
@@ -51,16 +57,8 @@ void *t_alloc(size_t bytes)
 {
     void *p = calloc(bytes ? bytes : 1, 1);
     ck_assert_ptr_nonnull(p);
-    own(p, NULL, NULL);
+    own(p, NULL);
     return p;
-}
-
-ts_stream *t_stream(const ts_backend *be, int threads)
-{
-    ts_stream *s = NULL;
-    ck_assert_int_eq(be->stream_new(&s, 0, threads), TS_OK);
-    own(s, NULL, be);
-    return s;
 }
 
 static void run_on(const ts_backend *be, t_fn *fn)
@@ -72,9 +70,11 @@ static void run_on(const ts_backend *be, t_fn *fn)
         return;
     }
     ck_assert_msg(st == TS_OK, "%s", ts_error());
+    home.be = be, home.s = s;
     fn(be, s);
     release();
     be->stream_free(s);
+    home.be = NULL;
 }
 
 static void run_one(int i)
@@ -149,7 +149,7 @@ void t_closef(const char *what, const float *got, const float *want, int64_t n, 
 {
     double *w = malloc(sizeof(double) * (size_t)(n + 1));
     for (int64_t i = 0; i < n; i++) w[i] = want[i];
-    own(w, NULL, NULL);
+    own(w, NULL);
     t_close(what, got, w, n, tol);
 }
 
@@ -159,7 +159,7 @@ static t_buf *new_buf(const ts_backend *be, ts_stream *s, size_t bytes)
     struct t_private *p = malloc(sizeof *p);
     *p = (struct t_private){ be, s, NULL };
     size_t room = (bytes + 255) / 256 * 256; /* the second guard starts right behind the data, unaligned */
-    ck_assert_int_eq(be->mem_alloc(s, &p->base, room + 512), TS_OK);
+    ck_assert_int_eq(be->mem_alloc(owner(be, s), &p->base, room + 512), TS_OK);
     unsigned char *fill = malloc(room + 512);
     memset(fill, 0xff, room + 512);
     memset(fill, 0xa5, 256);
@@ -168,7 +168,7 @@ static t_buf *new_buf(const ts_backend *be, ts_stream *s, size_t bytes)
     ck_assert_int_eq(be->stream_sync(s), TS_OK); /* other streams may use it too */
     free(fill);
     *b = (t_buf){ (char *)p->base + 256, t_alloc(bytes), bytes, p };
-    own(b, b, NULL);
+    own(b, b);
     return b;
 }
 

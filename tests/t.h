@@ -66,9 +66,6 @@ void t_down(t_buf *b); /* device -> host, after a sync; checks the guards  */
 #define T_INF(h, n) t_in(be, s, (h), (n), 4)
 #define T_SCRATCH(bytes) (t_out(be, s, (int64_t)((bytes) + 1), 1)->dev)
 
-/* One more stream, freed after the buffers of the test: they may be made on it. */
-ts_stream *t_stream(const ts_backend *be, int threads);
-
 /* The emulated device runs blocks and threads in another order for every seed, ascending for 0, until the test ends;
  * other backends have no such choice. */
 void t_thread_order(unsigned seed);

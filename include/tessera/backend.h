@@ -51,7 +51,8 @@ typedef struct {
     void (*stream_free)(ts_stream *s);
     ts_status (*stream_sync)(ts_stream *s);
 
-    /* Device memory, 256-byte aligned. bytes > 0. Content is undefined after alloc. free accepts NULL. */
+    /* Device memory, 256-byte aligned, freed on the stream that it was asked for from, and before that stream is. bytes > 0. Content
+     * is undefined after alloc. free accepts NULL. */
     ts_status (*mem_alloc)(ts_stream *s, void **p, size_t bytes);
     void (*mem_free)(ts_stream *s, void *p);
     /* Ordered on the stream. upload and download return when the host side may be reused. */

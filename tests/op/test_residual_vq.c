@@ -400,13 +400,15 @@ T_TEST(backward_random)
     }
 }
 
-/* A block of an emulated device with little shared memory keeps its grids in scratch. */
+/* A block of an emulated device with little shared memory keeps its grids in scratch. What was made on this stream is
+ * freed after the test, so the stream stays open. */
 T_TEST(little_shared_memory)
 {
     (void)s;
     if (strcmp(be->name, "emu") != 0) return;
+    ts_stream *small;
     setenv("TS_EMU_SHARED", "2100", 1);
-    ts_stream *small = t_stream(be, 0);
+    T_OK(be->stream_new(&small, 0, 0));
     forward_random(be, small);
     backward_random(be, small);
 }
@@ -456,7 +458,8 @@ T_TEST(code_of_length_zero)
 T_TEST(threads)
 {
     static const vq_case c = { 3, 2, 100, 5, 19, 0, { 1, 2, 5 } };
-    ts_stream *one = t_stream(be, 1);
+    ts_stream *one;
+    T_OK(be->stream_new(&one, 0, 1));
     t_buf *out[2][9];
     for (int i = 0; i < 2; i++) {
         setup *m = new_oracle(be, s, &c)->m;
@@ -467,6 +470,7 @@ T_TEST(threads)
     }
     for (int j = 0; j < 9; j++)
         ck_assert_msg(memcmp(out[0][j]->host, out[1][j]->host, out[0][j]->bytes) == 0, "output %d", j);
+    be->stream_free(one);
 }
 
 int main(void)

@@ -4,7 +4,8 @@
     python3 tools/compare/weights.py --depth 16 --out W
     python3 tools/compare/compare.py --tokenizer W/tokenizer.safetensors --generator W/generator.safetensors --batch 1,8
 
-First the answers, in float32: tokens of random pictures, and pictures sampled greedily (top-k 1, guidance 1.5). Then the time of
+First the answers, in float32: tokens of random pictures, and pictures sampled greedily (top-k 1, guidance 1.5); with --stages also
+what lies between: the sum after every scale, the decoder, and the transformer's bits for the tokens of every scale. Then the time of
 sampling (decode included) and of encoding: tessera with --dtype f32 and bf16 (where the CPU has it), PyTorch in float32, and
 PyTorch as fast as it can be made: bf16 autocast, channels last, its fused attention, torch.compile; what fails to run is named.
 Rounds alternate, so that a busy machine slows both. Needs torch, numpy, safetensors and Pillow.
@@ -74,10 +75,8 @@ def draw(logits):
     return (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)
 
 
-def check_encode(o, t, side, tmp):
+def check_encode(o, t, pictures, tmp):
     folder, out = tmp / "pictures", tmp / "tokens"
-    folder.mkdir()
-    pictures = random_pictures(2, side, folder)
     tessera(o, "tokenize", "--tokenizer", o.tokenizer, "--preprocess", "none", "--out", out, folder)
     got = torch.cat([load_file(f)["tokens"].long() for f in sorted(out.glob("*.safetensors"))])
     want = t.encode(to_tensor(pictures))
@@ -85,16 +84,43 @@ def check_encode(o, t, side, tmp):
     return bool((got == want).all())
 
 
+def difference(what, got, want, limit):
+    worst = max(abs(a - b) / max(abs(b), 1e-9) for a, b in zip(got, want, strict=True))
+    print(f"{what}: relative difference {worst:.1e}, limit {limit:.0e}")
+    return worst <= limit
+
+
+def check_pictures(what, folder, want):
+    got = np.stack([np.asarray(Image.open(f).convert("RGB")) for f in sorted(folder.glob("0*.png"))])
+    worst = np.abs(got - ((want + 1) * 127.5).round().permute(0, 2, 3, 1).numpy()).max()
+    print(f"{what}: at most {worst:.0f} of 255 apart (one other token changes far more)")
+    return worst <= 1
+
+
+def check_stages(o, t, g, pictures, tmp):
+    """Given equal tokens: sums and transformer scale by scale for the first picture, the decoder for all."""
+    f, out = t.latent(to_tensor(pictures)), tmp / "decoded"
+    tokens = t.quantize(f)
+    sums = t.quantize.sums_of(tokens)
+    tessera(o, "decode", "--tokenizer", o.tokenizer, "--out", out, tmp / "tokens")
+    same = check_pictures("decoder, pictures of the same tokens", out, t.decode(sums[-1]))
+    one = tmp / "one"
+    one.mkdir()
+    (one / "0000.png").write_bytes((tmp / "pictures" / "0000.png").read_bytes())
+    rows = tessera(o, "eval", "--tokenizer", o.tokenizer, "--generator", o.generator, "--preprocess", "none", "--data", one,
+                   wants_json=True)["scales"]
+    rest = [(f[:1] - s[:1]).square().mean().sqrt().item() for s in sums]
+    same &= difference("quantizer, what is left after every scale", [r["residual_rms"] for r in rows], rest, 1e-4)
+    bits = g.bits(t, tokens[:1], torch.tensor([g.classes]))
+    return difference("transformer, bits of every scale", [r["bits"] for r in rows], bits, 2e-5) and same
+
+
 def check_sample(o, t, g, tmp):
     out = tmp / "samples"
     tessera(o, "sample", "--tokenizer", o.tokenizer, "--generator", o.generator, "--class", "1,7", "-n", 1, "--top-k", 1,
             "--cfg", CFG, "--batch", 2, "--out", out)
-    got = np.stack([np.asarray(Image.open(f).convert("RGB")) for f in sorted(out.glob("0*.png"))])
     _, f_hat = g.sample(t, torch.tensor([1, 7]), CFG, greedy)
-    want = ((t.decode(f_hat) + 1) * 127.5).round().permute(0, 2, 3, 1).numpy()
-    worst = np.abs(got - want).max()
-    print(f"greedy pictures of classes 1 and 7: at most {worst:.0f} of 255 apart (one other token changes far more)")
-    return worst <= 1
+    return check_pictures("sampling, greedy pictures of classes 1 and 7", out, t.decode(f_hat))
 
 
 class Torch:
@@ -187,6 +213,7 @@ def main():
     p.add_argument("--batch", default="1,8", help="batch sizes to time (default 1,8)")
     p.add_argument("--threads", type=int, default=2, help="for both (default 2)")
     p.add_argument("--rounds", type=int, default=3, help="timed rounds; 0: answers only (default 3)")
+    p.add_argument("--stages", action="store_true", help="compare every stage, not just tokens and pictures")
     p.add_argument("--compile", action="store_true", help="torch.compile too (needs a C++ compiler)")
     o = p.parse_args()
     torch.set_num_threads(o.threads)
@@ -194,8 +221,13 @@ def main():
     t, config = load(o.tokenizer, networks.Tokenizer)
     g, _ = load(o.generator, networks.Generator)
     with torch.inference_mode(), tempfile.TemporaryDirectory() as tmp:
-        same = check_encode(o, t, config["image_size"], pathlib.Path(tmp))
-        same &= check_sample(o, t, g, pathlib.Path(tmp))
+        tmp = pathlib.Path(tmp)
+        (tmp / "pictures").mkdir()
+        pictures = random_pictures(2, config["image_size"], tmp / "pictures")
+        same = check_encode(o, t, pictures, tmp)
+        if o.stages:
+            same &= check_stages(o, t, g, pictures, tmp)
+        same &= check_sample(o, t, g, tmp)
     if not same:
         fail("the two programs do not agree")
     if o.rounds:

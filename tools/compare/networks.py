@@ -5,6 +5,7 @@ models/quantizer.h, models/transformer.h, models/generator.h. Channels first, as
 """
 import math
 
+import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -140,8 +141,8 @@ class ResidualVQ(nn.Module):
         elif S:
             self.quant_resi.qresi_ls = nn.ModuleList(convs)
         n = len(convs)
-        ends = 1 / (3 * n) if n == 4 else 1 / (2 * n)
-        ticks = [ends + (1 - 2 * ends) * i / max(n - 1, 1) for i in range(n)]
+        ends = 1 / 3 / n if n == 4 else 1 / 2 / n
+        ticks = np.linspace(ends, 1 - ends, n)  # ties are real (K = 10, n = 4, k = 2): its rounding decides them
         self.phi = [min(range(n), key=lambda i, at=k / max(K - 1, 1): abs(ticks[i] - at)) for k in range(K)]
 
     def convs(self):
@@ -171,12 +172,14 @@ class ResidualVQ(nn.Module):
             out.append(idx)
         return torch.cat(out, 1)
 
-    def sum_of(self, tokens):
-        at, f_hat = 0, 0
+    def sums_of(self, tokens):
+        """After every scale."""
+        at, f_hat, sums = 0, 0, []
         for k, p in enumerate(self.sides):
             f_hat = f_hat + self.step(tokens[:, at:at + p * p], k)
             at += p * p
-        return f_hat
+            sums.append(f_hat)
+        return sums
 
 
 class Tokenizer(nn.Module):
@@ -187,8 +190,11 @@ class Tokenizer(nn.Module):
         self.quant_conv = nn.Conv2d(c["z_channels"], c["z_channels"], ks, padding=ks // 2)
         self.post_quant_conv = nn.Conv2d(c["z_channels"], c["z_channels"], ks, padding=ks // 2)
 
+    def latent(self, image):
+        return self.quant_conv(self.encoder(image)).float()
+
     def encode(self, image):
-        return self.quantize(self.quant_conv(self.encoder(image)).float())
+        return self.quantize(self.latent(image))
 
     def decode(self, f_hat):
         return self.decoder(self.post_quant_conv(f_hat)).clamp(-1, 1)
@@ -274,7 +280,7 @@ class Generator(nn.Module):
         q, B, K = tokenizer.quantize, len(labels), len(self.sides)
         s = self.class_emb(torch.cat([labels, torch.full_like(labels, self.classes)]))
         modulations, caches, tokens = self.modulations(s), [[] for _ in self.blocks], []
-        x, f_hat, side = s[:, None] + self.pos_start, 0, self.sides[-1]
+        x, f_hat = s[:, None] + self.pos_start, 0
         for k in range(K):
             logits = self.scale_logits(x, k, modulations, caches)
             t = cfg * k / (K - 1)
@@ -282,7 +288,25 @@ class Generator(nn.Module):
             tokens.append(idx)
             f_hat = f_hat + q.step(idx, k)
             if k + 1 < K:
-                p = self.sides[k + 1]
-                z = F.interpolate(f_hat, size=(p, p), mode="area") if p != side else f_hat
-                x = self.word_embed(z.flatten(2).transpose(1, 2)).repeat(2, 1, 1)
+                x = self.embedded(f_hat, k + 1).repeat(2, 1, 1)
         return torch.cat(tokens, 1), f_hat
+
+    def embedded(self, f_hat, k):
+        """The input of scale k, given the sum up to there."""
+        p = self.sides[k]
+        z = F.interpolate(f_hat, size=(p, p), mode="area") if p != self.sides[-1] else f_hat
+        return self.word_embed(z.flatten(2).transpose(1, 2))
+
+    def bits(self, tokenizer, tokens, labels):
+        """Bits that the tokens [B,T] of each scale cost, summed over pictures, given the true coarser ones."""
+        q, s = tokenizer.quantize, self.class_emb(labels)
+        modulations, caches, out = self.modulations(s), [[] for _ in self.blocks], []
+        x, f_hat = s[:, None] + self.pos_start, 0
+        for k in range(len(self.sides)):
+            idx = tokens[:, self.starts[k]:self.starts[k + 1]]
+            logits = self.scale_logits(x, k, modulations, caches)
+            out.append(F.cross_entropy(logits.flatten(0, 1), idx.flatten(), reduction="sum").item() / math.log(2))
+            f_hat = f_hat + q.step(idx, k)
+            if k + 1 < len(self.sides):
+                x = self.embedded(f_hat, k + 1)
+        return out

@@ -4,7 +4,7 @@
     python3 tools/compare/weights.py --depth 16 --out DIR       DIR/tokenizer.safetensors, DIR/generator.safetensors
 
 Sizes are those of the published models: depth 16, 20, 24, 30 at 256 pixels, 36 at 512 with shared AdaLN. --small makes a pair
-of toys. Needs torch, numpy and safetensors.
+of toys; --bf16 rounds to bfloat16, half the size. Needs torch, numpy and safetensors.
 """
 import argparse
 import json
@@ -64,8 +64,8 @@ def configurations(depth, small):
     return c, g
 
 
-def write(path, module, config, prefix):
-    tensors = {name: weight(prefix, name, tuple(t.shape)) for name, t in module.state_dict().items()}
+def write(path, module, config, prefix, dtype):
+    tensors = {name: weight(prefix, name, tuple(t.shape)).to(dtype) for name, t in module.state_dict().items()}
     save_file(tensors, path, metadata={"format": "pt", "tessera": json.dumps(config)})
     print(f"{path}: {sum(t.numel() for t in tensors.values()) / 1e6:.1f} M numbers")
 
@@ -74,14 +74,16 @@ def main():
     p = argparse.ArgumentParser(description="Model files of published size with hash weights.")
     p.add_argument("--depth", type=int, default=16, help="of the transformer: 16, 20, 24, 30, 36 (default 16)")
     p.add_argument("--small", action="store_true", help="toys: 32 pixels, and the width that follows from --depth")
+    p.add_argument("--bf16", action="store_true", help="numbers are bfloat16 in the files")
     p.add_argument("--out", required=True, type=pathlib.Path, help="folder")
     o = p.parse_args()
     o.out.mkdir(parents=True, exist_ok=True)
     c, g = configurations(o.depth, o.small)
     with torch.device("meta"):
         tokenizer, generator = networks.Tokenizer(c), networks.Generator(g)
-    write(o.out / "tokenizer.safetensors", tokenizer, c, "compare.tokenizer")
-    write(o.out / "generator.safetensors", generator, g, "compare.generator")
+    dtype = torch.bfloat16 if o.bf16 else torch.float32
+    write(o.out / "tokenizer.safetensors", tokenizer, c, "compare.tokenizer", dtype)
+    write(o.out / "generator.safetensors", generator, g, "compare.generator", dtype)
 
 
 if __name__ == "__main__":
