@@ -158,7 +158,6 @@ void ts_npz_discard(ts_npz *z)
 {
     if (!z) return;
     if (z->write_status == TS_OK) z->write_status = TS_E_STOPPED; /* what libarchive has left to write goes nowhere */
-    if (z->zip) archive_write_fail(z->zip);
     archive_write_free(z->zip);
     ts_file_discard(z->file);
     free_all(z);

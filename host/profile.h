@@ -3,10 +3,9 @@
  *     ts_profile_begin(d);  ...work on d...;  n = ts_profile_read(lines, &wall);  ts_profile_end(d);
  *
  * While it is on, the device's backend is a table whose functions time and call those of the real one, and wait for the
- * device after each, so a GPU shows every op's own time but no overlap; nothing is recorded (capture_begin) so that every op is
- * seen. What is left of the wall time is the tape, the
- * models' code and whatever else the program did. A backend's functions carry no context of ours, so a process has one
- * profile, of one device, used by one thread.
+ * device after each, so a GPU shows every op's own time but no overlap; nothing is recorded (capture_begin), so that every
+ * op is seen. What is left of the wall time is the tape, the models' code and whatever else the program did. A backend's
+ * functions carry no context of ours, so a process has one profile, of one device, used by one thread.
  */
 #ifndef TS_PROFILE_H
 #define TS_PROFILE_H

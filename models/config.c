@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "tessera/op_sample.h"
+
 /* --- strict reading --- */
 
 ts_reader ts_reader_open(const json_t *o, const char *file, const char *where)
@@ -282,7 +284,6 @@ json_t *ts_tokenizer_config_json(const ts_tokenizer_config *c)
 
 /* --- generator --- */
 
-enum { MOST_JOINT = 4 * 65536 }; /* op_sample.h: the room of its counter */
 
 ts_status ts_generator_config_read(ts_generator_config *c, const json_t *o, const char *file)
 {
@@ -310,9 +311,9 @@ ts_status ts_generator_config_read(ts_generator_config *c, const json_t *o, cons
     if (c->embed_dim % c->num_heads != 0 || c->embed_dim % 16 != 0)
         return ts_fail(TS_E_DATA, "%s: \"embed_dim\" is %d, expected a multiple of 16 and of num_heads %d", file, c->embed_dim,
                        c->num_heads);
-    if (c->head == TS_HEAD_JOINT && c->V > MOST_JOINT)
+    if (c->head == TS_HEAD_JOINT && c->V > TS_SAMPLE_MAX_V)
         return ts_fail(TS_E_DATA, "%s: \"vocab_size\" is %d, expected at most %d for head joint; head digits takes more", file,
-                       c->V, MOST_JOINT);
+                       c->V, TS_SAMPLE_MAX_V);
     if (c->head == TS_HEAD_JOINT) return TS_OK;
     int V = 0;
     TS_TRY(product(c->level, c->D, &V, file));

@@ -123,7 +123,7 @@ static void report_memory(const models *m)
 typedef struct {
     ts_image im;
     int side;
-    char path[64];
+    char path[4096];
 } picture_file;
 
 static ts_status write_picture(void *context)
@@ -157,7 +157,9 @@ static ts_status time_picture(models *m, const char *name, bench_fn *f, picture_
 /* One PNG of the model's size, of smooth colours and some noise, as pictures have. */
 static ts_status bench_pictures(models *m)
 {
-    picture_file p = { .side = m->t->c.image_size, .path = "/tmp/tessera-bench-XXXXXX" };
+    const char *tmp = getenv("TMPDIR");
+    picture_file p = { .side = m->t->c.image_size };
+    snprintf(p.path, sizeof p.path, "%s/tessera-bench-XXXXXX", tmp ? tmp : P_tmpdir);
     int fd = mkstemp(p.path);
     if (fd < 0) return ts_fail(TS_E_IO, "%s: %s", p.path, strerror(errno));
     close(fd);

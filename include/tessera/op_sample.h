@@ -34,6 +34,8 @@
 #ifndef TS_OP_SAMPLE_H
 #define TS_OP_SAMPLE_H
 
+#include <math.h>
+
 #include "tessera/op_digit_head.h"
 
 #ifdef __cplusplus
@@ -54,6 +56,32 @@ typedef struct {
                              * not; NULL: the two above                                                          */
 } ts_sample;
 
+enum { TS_SAMPLE_MAX_V = 4 * 65536 }; /* classes: what the counter has room for */
+
+/* The options, the same for every backend: TS_E_ARG names the first that is out of its range. */
+static inline ts_status ts_sample_check(const ts_sample *a)
+{
+    if (a->B < 0 || a->t < 0)
+        return ts_fail(TS_E_ARG, "sample: %lld images of %lld tokens", (long long)a->B, (long long)a->t);
+    if (a->token0 < 0 || a->token0 + a->t > (int64_t)UINT32_MAX + 1)
+        return ts_fail(TS_E_ARG, "sample: first token %lld, expected 0..2^32-1", (long long)a->token0);
+    if (a->guided && !isfinite(a->guide))
+        return ts_fail(TS_E_ARG, "sample: guidance %g, expected a finite number", (double)a->guide);
+    if (!(a->temperature > 0 && isfinite(a->temperature)))
+        return ts_fail(TS_E_ARG, "sample: temperature %g, expected a number above 0", (double)a->temperature);
+    if (a->top_k < 0) return ts_fail(TS_E_ARG, "sample: top-k %d, expected 0 (off) or more", a->top_k);
+    if (!(a->top_p > 0 && a->top_p <= 1))
+        return ts_fail(TS_E_ARG, "sample: top-p %g, expected above 0, up to 1", (double)a->top_p);
+    return TS_OK;
+}
+
+/* V, which the digit head does not read. */
+static inline ts_status ts_sample_check_classes(const ts_sample *a)
+{
+    if (a->V >= 1 && a->V <= TS_SAMPLE_MAX_V) return TS_OK;
+    return ts_fail(TS_E_ARG, "sample: %lld classes, expected 1..%d", (long long)a->V, (int)TS_SAMPLE_MAX_V);
+}
+
 typedef size_t ts_sample_scratch_fn(ts_stream *s, const ts_sample *a);
 
 /*   idx (B,t) i32 out      logits (B or 2B, t, V) f32 in */
@@ -70,6 +98,16 @@ typedef struct {
     float sharpen; /* > 0; published: 1 + k/(K-1)                  */
     float tau;     /* > 0; max(0.27 (1 - 0.95 k/(K-1)), 0.005)     */
 } ts_smooth;
+
+static inline ts_status ts_smooth_check(const ts_smooth *m)
+{
+    if (m->D < 1) return ts_fail(TS_E_ARG, "sample: a codebook of %lld channels", (long long)m->D);
+    if (!(m->sharpen > 0 && isfinite(m->sharpen)))
+        return ts_fail(TS_E_ARG, "sample: logits times %g, expected a number above 0", (double)m->sharpen);
+    if (!(m->tau > 0 && isfinite(m->tau)))
+        return ts_fail(TS_E_ARG, "sample: tau %g, expected a number above 0", (double)m->tau);
+    return TS_OK;
+}
 
 /* Smooth, with the scratch of sample.
  *   code (B,t,D) f32 out      logits (B or 2B, t, V) f32 in      codebook (V,D) f32 in */

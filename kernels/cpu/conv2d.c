@@ -50,6 +50,8 @@ static dnnl_status_t describe(void *desc, const void *shape, dnnl_data_type_t fa
     const request *q = shape;
     const ts_conv2d *c = q->c;
     const dnnl_dims_t stride = { c->stride, c->stride }, lo = { c->pad_lo, c->pad_lo }, hi = { c->pad_hi, c->pad_hi };
+    /* a kernel larger than the image: no descriptor can be made of its output */
+    if (ts_conv2d_out(c, c->Y) < 1 || ts_conv2d_out(c, c->X) < 1) return dnnl_invalid_arguments;
     const dnnl_memory_desc_t x = input(c, q->pass == DNN_CONV_DX ? dnnl_f32 : factor);
     const dnnl_memory_desc_t y = output(c, q->pass == DNN_CONV_FWD ? dnnl_f32 : factor);
     const dnnl_memory_desc_t w = weights(c, q->pass == DNN_CONV_DW ? dnnl_f32 : factor, dnnl_format_tag_any);

@@ -386,7 +386,7 @@ static dnnl_status_t run(dnn_plan *p, ts_stream *s, void *const *tensors, char *
     for (int i = 0; i < p->n_ops; i++) {
         const operand *o = &p->op[i];
         DNN_TRY(is_kept(p, i, s, tensors[i]) ? bring_weights(p, o, s, tensors[i], scratch)
-                     : bring(p, o, s, tensors[i], scratch, scratch + o->prim_at));
+                                             : bring(p, o, s, tensors[i], scratch, scratch + o->prim_at));
     }
     DNN_TRY(dnnl_primitive_execute(p->prim, s->dnn->stream, p->n_ops + 1, p->exec));
     for (int i = 0; i < p->n_ops; i++)

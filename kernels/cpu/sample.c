@@ -10,7 +10,7 @@
 #include "kernels/cpu/stream.h"
 #include "tessera/philox.h"
 
-enum { MAX_V = 4 * 65536, LANES = 32, PARTIALS = 8, CHANNELS = 64 };
+enum { LANES = 32, PARTIALS = 8, CHANNELS = 64 };
 
 /* Working memory for V classes; of these the first n, in the order of v, are still in the draw. */
 typedef struct {
@@ -44,38 +44,6 @@ static row row_of(const ts_sample *a, void *scratch)
     uint64_t *mass = (uint64_t *)scratch + (size_t)omp_get_thread_num() * n * ROW_BYTES / sizeof(uint64_t);
     float *l = (float *)(mass + n);
     return (row){ l, l + n, (int32_t *)(l + 2 * n), (uint32_t *)(l + 3 * n), mass };
-}
-
-static ts_status check(const ts_sample *a)
-{
-    if (a->B < 0 || a->t < 0)
-        return ts_fail(TS_E_ARG, "sample: %lld images of %lld tokens", (long long)a->B, (long long)a->t);
-    if (a->token0 < 0 || a->token0 + a->t > (int64_t)UINT32_MAX + 1)
-        return ts_fail(TS_E_ARG, "sample: first token %lld, expected 0..2^32-1", (long long)a->token0);
-    if (a->guided && !isfinite(a->guide))
-        return ts_fail(TS_E_ARG, "sample: guidance %g, expected a finite number", (double)a->guide);
-    if (!(a->temperature > 0 && isfinite(a->temperature)))
-        return ts_fail(TS_E_ARG, "sample: temperature %g, expected a number above 0", (double)a->temperature);
-    if (a->top_k < 0) return ts_fail(TS_E_ARG, "sample: top-k %d, expected 0 (off) or more", a->top_k);
-    if (!(a->top_p > 0 && a->top_p <= 1))
-        return ts_fail(TS_E_ARG, "sample: top-p %g, expected above 0, up to 1", (double)a->top_p);
-    return TS_OK;
-}
-
-static ts_status check_V(const ts_sample *a)
-{
-    if (a->V >= 1 && a->V <= MAX_V) return TS_OK;
-    return ts_fail(TS_E_ARG, "sample: %lld classes, expected 1..%d", (long long)a->V, (int)MAX_V);
-}
-
-static ts_status check_smooth(const ts_smooth *m)
-{
-    if (m->D < 1) return ts_fail(TS_E_ARG, "sample: a codebook of %lld channels", (long long)m->D);
-    if (!(m->sharpen > 0 && isfinite(m->sharpen)))
-        return ts_fail(TS_E_ARG, "sample: logits times %g, expected a number above 0", (double)m->sharpen);
-    if (!(m->tau > 0 && isfinite(m->tau)))
-        return ts_fail(TS_E_ARG, "sample: tau %g, expected a number above 0", (double)m->tau);
-    return TS_OK;
 }
 
 /* l = guidance and temperature of one row of logits; uncond is NULL without guidance. */
@@ -281,8 +249,8 @@ static ts_status report(const ts_sample *a, int64_t bad)
 
 ts_status sample_cpu(ts_stream *s, int32_t *idx, const float *logits, const ts_sample *a, void *scratch)
 {
-    TS_TRY(check(a));
-    TS_TRY(check_V(a));
+    TS_TRY(ts_sample_check(a));
+    TS_TRY(ts_sample_check_classes(a));
     const ts_sample here = followed(a);
     a = &here;
     int64_t rows = a->B * a->t, bad = rows;
@@ -354,9 +322,9 @@ static void mean_row(float *code, const row *r, int64_t n, const float *codebook
 ts_status sample_smooth_cpu(ts_stream *s, float *code, const float *logits, const float *codebook, const ts_sample *a,
                             const ts_smooth *m, void *scratch)
 {
-    TS_TRY(check(a));
-    TS_TRY(check_V(a));
-    TS_TRY(check_smooth(m));
+    TS_TRY(ts_sample_check(a));
+    TS_TRY(ts_sample_check_classes(a));
+    TS_TRY(ts_smooth_check(m));
     const ts_sample here = followed(a);
     a = &here;
     int64_t rows = a->B * a->t, bad = rows;
@@ -435,7 +403,7 @@ ts_status sample_digits_cpu(ts_stream *s, int32_t *idx, const float *u, const ts
                             const ts_digit_head *d, int k, const ts_sample *a, void *scratch)
 {
     (void)scratch;
-    TS_TRY(check(a));
+    TS_TRY(ts_sample_check(a));
     if (k < 0 || k >= d->K) return ts_fail(TS_E_ARG, "sample: scale %d, expected 0..%d", k, d->K - 1);
     const ts_sample here = followed(a);
     a = &here;

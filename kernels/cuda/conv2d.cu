@@ -1,8 +1,8 @@
 /* conv2d.cu - convolution on CUDA. Contract: tessera/op_conv2d.h. Twin: kernels/cpu/conv2d.c.
  *
- * cuDNN convolves what it takes (convolve.h). For the rest, the patches that outputs read become rows of a matrix ("columns", (rows,k,k,C)) and the convolution a product. A
- * piece of the batch is unrolled at a time; its size depends on one image alone, and so do the products but for the
- * last. */
+ * cuDNN convolves what it takes (convolve.h). For the rest, the patches that outputs read become rows of a matrix
+ * ("columns", (rows,k,k,C)) and the convolution a product. A piece of the batch is unrolled at a time; its size depends
+ * on one image alone, and so do the products but for the last. */
 #include "tessera/op_conv2d.h"
 
 #include "kernels/cuda/bf16.cuh"

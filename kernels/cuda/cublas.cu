@@ -1,29 +1,20 @@
 /* cublas.cu - cuBLAS, loaded at run time. Contract: cublas.h. The emulated device has its own: tests/emu/cublas.cpp. */
 #include "kernels/cuda/cublas.h"
 
-#include <dlfcn.h>
-
+#include "kernels/cuda/library.h"
 #include "tessera/status.h"
 
-#define TEXT_(x) #x
-#define TEXT(x) TEXT_(x)
-#define LIBRARY "libcublas.so." TEXT(CUBLAS_VER_MAJOR)
-
-template <class F> static bool find(void *library, const char *name, F **f)
-{
-    *f = (F *)dlsym(library, name);
-    return *f != nullptr;
-}
+#define LIBRARY TS_LIBRARY("cublas", CUBLAS_VER_MAJOR)
 
 static bool load(ts_cublas *c)
 {
-    void *library = dlopen(LIBRARY, RTLD_NOW | RTLD_LOCAL); /* stays until the program ends */
+    void *library = ts_library(LIBRARY);
     if (!library) {
         ts_fail(TS_E_DEVICE, "cuBLAS cannot be loaded: %s", dlerror());
         return false;
     }
-    if (find(library, "cublasCreate_v2", &c->create) && find(library, "cublasDestroy_v2", &c->destroy) &&
-        find(library, "cublasSetStream_v2", &c->set_stream) && find(library, "cublasGemmEx", &c->gemm))
+    if (ts_find(library, "cublasCreate_v2", &c->create) && ts_find(library, "cublasDestroy_v2", &c->destroy) &&
+        ts_find(library, "cublasSetStream_v2", &c->set_stream) && ts_find(library, "cublasGemmEx", &c->gemm))
         return true;
     ts_fail(TS_E_DEVICE, "cuBLAS cannot be used: %s", dlerror());
     return false;

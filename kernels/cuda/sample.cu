@@ -8,7 +8,7 @@
 #include "kernels/cuda/launch.cuh"
 #include "tessera/philox.h"
 
-enum { MAX_V = 4 * 65536, SAMPLE_BLOCKS = 264, SHARED_V = 10 << 10, SMOOTH_WARPS = 8 };
+enum { SAMPLE_BLOCKS = 264, SHARED_V = 10 << 10, SMOOTH_WARPS = 8 };
 
 /* What names a draw beside its class. */
 struct place {
@@ -26,38 +26,6 @@ struct reducer {
     unsigned long long sum[WARP];
     choice best[WARP];
 };
-
-static ts_status check(const ts_sample *a)
-{
-    if (a->B < 0 || a->t < 0)
-        return ts_fail(TS_E_ARG, "sample: %lld images of %lld tokens", (long long)a->B, (long long)a->t);
-    if (a->token0 < 0 || a->token0 + a->t > (int64_t)UINT32_MAX + 1)
-        return ts_fail(TS_E_ARG, "sample: first token %lld, expected 0..2^32-1", (long long)a->token0);
-    if (a->guided && !isfinite(a->guide))
-        return ts_fail(TS_E_ARG, "sample: guidance %g, expected a finite number", (double)a->guide);
-    if (!(a->temperature > 0 && isfinite(a->temperature)))
-        return ts_fail(TS_E_ARG, "sample: temperature %g, expected a number above 0", (double)a->temperature);
-    if (a->top_k < 0) return ts_fail(TS_E_ARG, "sample: top-k %d, expected 0 (off) or more", a->top_k);
-    if (!(a->top_p > 0 && a->top_p <= 1))
-        return ts_fail(TS_E_ARG, "sample: top-p %g, expected above 0, up to 1", (double)a->top_p);
-    return TS_OK;
-}
-
-static ts_status check_V(const ts_sample *a)
-{
-    if (a->V >= 1 && a->V <= MAX_V) return TS_OK;
-    return ts_fail(TS_E_ARG, "sample: %lld classes, expected 1..%d", (long long)a->V, (int)MAX_V);
-}
-
-static ts_status check_smooth(const ts_smooth *m)
-{
-    if (m->D < 1) return ts_fail(TS_E_ARG, "sample: a codebook of %lld channels", (long long)m->D);
-    if (!(m->sharpen > 0 && isfinite(m->sharpen)))
-        return ts_fail(TS_E_ARG, "sample: logits times %g, expected a number above 0", (double)m->sharpen);
-    if (!(m->tau > 0 && isfinite(m->tau)))
-        return ts_fail(TS_E_ARG, "sample: tau %g, expected a number above 0", (double)m->tau);
-    return TS_OK;
-}
 
 #define EACH_CLASS(v, n) for (int v = (int)threadIdx.x; v < (n); v += (int)blockDim.x)
 
@@ -186,7 +154,7 @@ static __device__ inline int32_t draw(const float *l, int n, const ts_sample &a,
     cut at = { 0, 0 };
     if (a.top_k > 0 && a.top_k < n) at.key = kth_largest(l, n, a.top_k, room);
     if (a.top_p < 1) at = keep_top_p(l, n, at.key, max, a.top_p, room);
-    best = choice{ -INFINITY, MAX_V };
+    best = choice{ -INFINITY, TS_SAMPLE_MAX_V };
     EACH_CLASS(v, n)
     {
         const uint32_t key = key_of(l[v]);
@@ -264,8 +232,8 @@ static int threads_for(int64_t V)
 
 ts_status sample_cuda(ts_stream *s, int32_t *idx, const float *logits, const ts_sample *a, void *scratch)
 {
-    TS_TRY(check(a));
-    TS_TRY(check_V(a));
+    TS_TRY(ts_sample_check(a));
+    TS_TRY(ts_sample_check_classes(a));
     if (a->B * a->t == 0) return TS_OK;
     const bool spilled = a->V > SHARED_V;
     return TS_LAUNCH(sample_k1, blocks_for(a->B * a->t), threads_for(a->V), spilled ? 0 : sizeof(float) * (size_t)a->V,
@@ -288,7 +256,7 @@ static __device__ inline bool weigh(float *l, int n, const ts_sample &a, const t
     cut at = { 0, 0 };
     if (a.top_k > 0 && a.top_k < n) at.key = kth_largest(l, n, a.top_k, room);
     if (a.top_p < 1) at = keep_top_p(l, n, at.key, best.value, a.top_p, room);
-    best = choice{ -INFINITY, MAX_V };
+    best = choice{ -INFINITY, TS_SAMPLE_MAX_V };
     EACH_CLASS(v, n)
     {
         const uint32_t key = key_of(l[v]);
@@ -357,9 +325,9 @@ static __global__ void sample_smooth_k1(float *code, const float *logits, const 
 ts_status sample_smooth_cuda(ts_stream *s, float *code, const float *logits, const float *codebook, const ts_sample *a,
                              const ts_smooth *m, void *scratch)
 {
-    TS_TRY(check(a));
-    TS_TRY(check_V(a));
-    TS_TRY(check_smooth(m));
+    TS_TRY(ts_sample_check(a));
+    TS_TRY(ts_sample_check_classes(a));
+    TS_TRY(ts_smooth_check(m));
     if (a->B * a->t == 0) return TS_OK;
     const bool spilled = a->V > SHARED_V;
     return TS_LAUNCH(sample_smooth_k1, blocks_for(a->B * a->t), SMOOTH_WARPS * WARP,
@@ -421,7 +389,7 @@ ts_status sample_digits_cuda(ts_stream *s, int32_t *idx, const float *u, const t
                              const ts_digit_head *d, int k, const ts_sample *a, void *scratch)
 {
     (void)scratch;
-    TS_TRY(check(a));
+    TS_TRY(ts_sample_check(a));
     if (k < 0 || k >= d->K) return ts_fail(TS_E_ARG, "sample: scale %d, expected 0..%d", k, d->K - 1);
     if (a->B * a->t == 0) return TS_OK;
     enum { MOST = 8 << 10 }; /* hidden channels that fit into the shared memory that every block has */

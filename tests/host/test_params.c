@@ -276,6 +276,62 @@ T_TEST(open_in_place)
     end(&t);
 }
 
+/* Numbers of float64 cannot stay in the file: they are in memory, and a device may keep copies of them. */
+static table open_doubles(const ts_backend *be, const char *path)
+{
+    table from = declare_only(be), t;
+    ts_st_tensor tensors[16];
+    for (int i = 0; i < ts_params_count(from.p); i++) {
+        const ts_param *q = ts_params_at(from.p, i);
+        const float *x = t_normals(q->count, 1, 30 + (uint64_t)i);
+        double *wide = t_alloc((size_t)q->count * sizeof *wide);
+        for (int64_t n = 0; n < q->count; n++) wide[n] = x[n];
+        tensors[i] = (ts_st_tensor){ .name = q->name, .dtype = TS_ST_F64, .rank = q->rank, .data = wide };
+        memcpy(tensors[i].shape, q->shape, sizeof q->shape);
+        tensors[i].bytes = (uint64_t)q->count * sizeof *wide;
+    }
+    T_OK(ts_st_write(path, tensors, ts_params_count(from.p), NULL, NULL, 0));
+    end(&from);
+    T_OK(open_table(&t, be, path));
+    return t;
+}
+
+/* Convolution and matrix as in declare_only, and as many other numbers. */
+static table other_weights(ts_device *d)
+{
+    table t = { .d = d };
+    const ts_init normal = ts_init_all(TS_INIT_NORMAL, 1);
+    T_OK(ts_params_new(&t.p));
+    t.conv = ts_params_add(t.p, normal, CONV | DECAY | PRODUCT, 4, TG_DIMS(2, 3, 3, 3), "conv");
+    t.matrix = ts_params_add(t.p, normal, DECAY | PRODUCT, 2, TG_DIMS(20, 7), "matrix");
+    ts_params_add(t.p, normal, 0, 1, TG_DIMS(128), "rest");
+    T_OK(ts_params_allocate(t.p, d, 0));
+    T_OK(ts_params_init(t.p, 3));
+    return t;
+}
+
+/* Constant weights that change after all, or make room for others, are seen by products that were made with them before. */
+T_TEST(change_after_open)
+{
+    (void)s;
+    table t = open_doubles(be, IN("doubles.safetensors")), fresh;
+    const void *place = t.matrix->data;
+    const float *before = products(&t, TS_MATH_F32);
+    T_OK(ts_params_put(t.p, t.matrix, t_normals(140, 1, 50)));
+    const float *after = products(&t, TS_MATH_F32);
+    T_TRUE(memcmp(before, after, 60 * sizeof *before) != 0 && memcmp(before + 60, after + 60, 32 * sizeof *before) == 0);
+    T_OK(ts_params_freeze(t.p));
+    products(&t, TS_MATH_F32);
+    ts_params_free(t.p);
+    t = other_weights(t.d);
+    T_TRUE(t.matrix->data == place);
+    T_OK(ts_device_open(&fresh.d, be->name, 1, TS_MATH_F32));
+    fresh = other_weights(fresh.d);
+    T_TRUE(memcmp(products(&t, TS_MATH_F32), products(&fresh, TS_MATH_F32), 92 * sizeof *after) == 0);
+    end(&t);
+    end(&fresh);
+}
+
 /* Ties go to the even neighbour, what is too large becomes infinite, NaN stays NaN. */
 T_TEST(bf16_rounding)
 {
@@ -504,6 +560,7 @@ int main(void)
     T_ADD1(u, initial_values);
     T_ADD1(u, save_and_load);
     T_ADD(u, open_in_place);
+    T_ADD(u, change_after_open);
     T_ADD1(u, bf16_rounding);
     T_ADD1(u, file_order);
     T_ADD1(u, prefixes);

@@ -1,54 +1,21 @@
 /* test_sample.c - drawing tokens on every backend, against a sampler in double that sorts.
  *
- * Oracle    logits mixed in double, classes sorted, Philox written anew, noise in double. It also says how far its
- * choice was from another one; a draw closer than 1e-5 to a tie may differ (float32 logits up to 20 round to 1e-6, and
- *           the noise too), and such draws must be rare.
+ * Oracle    logits mixed in double, classes sorted, Philox written anew, noise in double (sample_oracle.h). It also says
+ *           how far its choice was from another one; a draw closer than 1e-5 to a tie may differ (float32 logits up to
+ *           20 round to 1e-6, and the noise too), and such draws must be rare.
  * Then      what the contract promises exactly: batches, passes and threads change nothing; ties; the ends of each
- * range.
+ *           range.
  */
-#include "tests/t.h"
+#include "tests/op/sample_oracle.h"
 
 static const double TIE = 1e-5;
 
 /* ---- Oracle --------------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    double l;
-    int v;
-} class;
-
-typedef struct {
     double z, margin; /* noisy logit; distance of the whole draw from a tie */
     int v;
 } choice;
-
-static void philox_oracle(uint32_t x[4], uint32_t key0, uint32_t key1, int rounds)
-{
-    if (rounds == 0) return;
-    uint64_t a = x[0] * 3528531795ull, b = x[2] * 3449720151ull;
-    uint32_t y[4] = { (uint32_t)(b >> 32) ^ x[1] ^ key0, (uint32_t)b, (uint32_t)(a >> 32) ^ x[3] ^ key1, (uint32_t)a };
-    memcpy(x, y, sizeof y);
-    philox_oracle(x, key0 + 2654435769u, key1 + 3144134277u, rounds - 1);
-}
-
-static double gumbel(const ts_sample *a, int stage, int64_t token, uint64_t image, int v)
-{
-    uint32_t x[4] = { (uint32_t)(stage * 65536 + v / 4), (uint32_t)token, (uint32_t)(image % 4294967296u),
-                      (uint32_t)(image / 4294967296u) };
-    philox_oracle(x, (uint32_t)(a->seed % 4294967296u), (uint32_t)(a->seed / 4294967296u), 10);
-    return -log(-log((x[v % 4] / 512 + 0.5) / 8388608));
-}
-
-static int ascending(const void *p, const void *q)
-{
-    const class *a = p, *b = q;
-    return a->l != b->l ? (a->l > b->l) - (a->l < b->l) : a->v - b->v;
-}
-
-static double closest(double margin, double x)
-{
-    return fmin(margin, fabs(x));
-}
 
 /* One class of V from mixed logits l. */
 static choice oracle_draw(const double *l, int V, const ts_sample *a, int stage, int64_t token, uint64_t image)
@@ -57,22 +24,7 @@ static choice oracle_draw(const double *l, int V, const ts_sample *a, int stage,
     for (int v = 0; v < V; v++) c[v] = (class){ l[v], v };
     qsort(c, (size_t)V, sizeof *c, ascending);
     choice best = { -INFINITY, INFINITY, -1 };
-    int first = 0;
-    if (a->top_k > 0 && a->top_k < V) {
-        first = V - a->top_k;
-        while (first > 0 && c[first - 1].l == c[first].l) first--;
-        if (first > 0) best.margin = closest(best.margin, c[first].l - c[first - 1].l);
-    }
-    double sum = 0, run = 0;
-    for (int i = first; i < V; i++) sum += exp(c[i].l - c[V - 1].l);
-    if (a->top_p < 1 && a->top_k != 1) {
-        while (first < V - 1) {
-            run += exp(c[first].l - c[V - 1].l) / sum;
-            best.margin = closest(best.margin, run - (1 - (double)a->top_p));
-            if (run > 1 - (double)a->top_p) break;
-            first++;
-        }
-    }
+    int first = first_kept(c, V, a, &best.margin);
     double second = -INFINITY;
     for (int i = first; i < V; i++) {
         double z = c[i].l + (a->top_k == 1 ? 0 : gumbel(a, stage, token, image, c[i].v));
@@ -81,15 +33,9 @@ static choice oracle_draw(const double *l, int V, const ts_sample *a, int stage,
         else
             second = fmax(second, z);
     }
-    if (a->top_k != 1) best.margin = closest(best.margin, best.z - second);
+    if (a->top_k != 1) best.margin = fmin(best.margin, best.z - second);
     free(c);
     return best;
-}
-
-static double mixed(const ts_sample *a, double cond, double uncond)
-{
-    if (!a->guided || cond == -INFINITY) return cond / a->temperature;
-    return ((1 + (double)a->guide) * cond - (double)a->guide * uncond) / a->temperature;
 }
 
 static choice oracle_row(const float *logits, const ts_sample *a, int64_t n)

@@ -1,68 +1,17 @@
 /* test_sample_smooth.c - the mean of codebook rows under a draw on every backend, against a softmax in double.
  *
- * Oracle    logits mixed in double, classes cut after sorting, Philox written anew, noise, softmax and mean in double.
- *           Logits up to 20 and noise up to 17, in float32, are off by 2e-6 each; divided by tau that is the error of
- * an exponent, and twice that the relative error of a weight. Rows whose cut is closer than that to another one may
- * differ, and such rows must be rare. Then      what the contract promises exactly: the same bits on the CPU, in any
- * batch, pass and number of threads; the row that op_sample draws as tau goes to 0; greedy; the ends of each range.
+ * Oracle    logits mixed in double, classes cut after sorting, Philox written anew, noise (sample_oracle.h), softmax and
+ *           mean in double. Logits up to 20 and noise up to 17, in float32, are off by 2e-6 each; divided by tau that is
+ *           the error of an exponent, and twice that the relative error of a weight. Rows whose cut is closer than that
+ *           to another one may differ, and such rows must be rare.
+ * Then      what the contract promises exactly: the same bits on the CPU, in any batch, pass and number of threads; the
+ *           row that op_sample draws as tau goes to 0; greedy; the ends of each range.
  */
-#include "tests/t.h"
+#include "tests/op/sample_oracle.h"
 
 static const double TIE = 1e-5, ERROR = 4e-6;
 
 /* ---- Oracle --------------------------------------------------------------------------------------------------- */
-
-typedef struct {
-    double l;
-    int v;
-} class;
-
-static void philox_oracle(uint32_t x[4], uint32_t key0, uint32_t key1, int rounds)
-{
-    if (rounds == 0) return;
-    uint64_t a = x[0] * 3528531795ull, b = x[2] * 3449720151ull;
-    uint32_t y[4] = { (uint32_t)(b >> 32) ^ x[1] ^ key0, (uint32_t)b, (uint32_t)(a >> 32) ^ x[3] ^ key1, (uint32_t)a };
-    memcpy(x, y, sizeof y);
-    philox_oracle(x, key0 + 2654435769u, key1 + 3144134277u, rounds - 1);
-}
-
-static double gumbel(const ts_sample *a, int64_t token, uint64_t image, int v)
-{
-    uint32_t x[4] = { (uint32_t)(v / 4), (uint32_t)token, (uint32_t)(image % 4294967296u),
-                      (uint32_t)(image / 4294967296u) };
-    philox_oracle(x, (uint32_t)(a->seed % 4294967296u), (uint32_t)(a->seed / 4294967296u), 10);
-    return -log(-log((x[v % 4] / 512 + 0.5) / 8388608));
-}
-
-static int ascending(const void *p, const void *q)
-{
-    const class *a = p, *b = q;
-    return a->l != b->l ? (a->l > b->l) - (a->l < b->l) : a->v - b->v;
-}
-
-/* Cut sorted classes: the first that stays. *margin: how far it is from another cut. */
-static int first_kept(const class *c, const ts_sample *a, double *margin)
-{
-    int V = (int)a->V, first = 0;
-    *margin = INFINITY;
-    if (a->top_k == 1) {
-        for (first = V - 1; first > 0 && c[first - 1].l == c[first].l;) first--;
-        return first;
-    }
-    if (a->top_k > 0 && a->top_k < V) {
-        first = V - a->top_k;
-        while (first > 0 && c[first - 1].l == c[first].l) first--;
-        if (first > 0) *margin = c[first].l - c[first - 1].l;
-    }
-    double sum = 0, run = 0;
-    for (int i = first; i < V; i++) sum += exp(c[i].l - c[V - 1].l);
-    for (; a->top_p < 1 && first < V - 1; first++) {
-        run += exp(c[first].l - c[V - 1].l) / sum;
-        *margin = fmin(*margin, fabs(run - (1 - (double)a->top_p)));
-        if (run > 1 - (double)a->top_p) break;
-    }
-    return first;
-}
 
 /* code (D) of row n; returns the margin of its cut. */
 static double oracle_row(double *code, const float *logits, const float *E, const ts_sample *a, const ts_smooth *m,
@@ -70,16 +19,16 @@ static double oracle_row(double *code, const float *logits, const float *E, cons
 {
     int V = (int)a->V;
     class *c = malloc((size_t)V * sizeof *c);
-    double margin, max = -INFINITY, sum = 0;
+    double margin = INFINITY, max = -INFINITY, sum = 0;
     for (int v = 0; v < V; v++) {
-        double l = logits[n * V + v], t = a->guide;
-        if (a->guided && l != -INFINITY) l = (1 + t) * l - t * logits[(a->B * a->t + n) * V + v];
-        c[v] = (class){ l / a->temperature, v };
+        double uncond = a->guided ? logits[(a->B * a->t + n) * V + v] : 0;
+        c[v] = (class){ mixed(a, logits[n * V + v], uncond), v };
     }
     qsort(c, (size_t)V, sizeof *c, ascending);
-    int first = first_kept(c, a, &margin);
+    int first = first_kept(c, V, a, &margin);
+    if (a->top_k == 1) margin = INFINITY; /* float32 finds the same largest: no row is left out */
     for (int i = first; i < V; i++) {
-        double g = gumbel(a, a->token0 + n % a->t, a->image0 + (uint64_t)(n / a->t), c[i].v);
+        double g = gumbel(a, 0, a->token0 + n % a->t, a->image0 + (uint64_t)(n / a->t), c[i].v);
         c[i].l = a->top_k == 1 ? (i == first ? 0 : -INFINITY) : ((double)m->sharpen * c[i].l + g) / m->tau;
         max = fmax(max, c[i].l);
     }
