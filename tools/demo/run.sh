@@ -5,7 +5,6 @@ set -eu
 build=${1:-build} models=${2:-models/demo}
 pictures=models/demo/pictures
 tessera=$build/tessera
-export OMP_WAIT_POLICY=passive # on a busy machine, threads that spin while they wait make this ten times as long
 
 for file in "$models/tokenizer.safetensors" "$models/generator.safetensors"; do
     [ -f "$file" ] || { echo "demo: $file is missing" >&2; exit 66; }
