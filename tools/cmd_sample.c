@@ -239,7 +239,9 @@ static int sample(const sample_options *o)
         json_t *j = json_pack("{s:I,s:f,s:o}", "pictures", (json_int_t)r.total, "seconds", seconds, "out", common_text(o->out));
         json_dumpf(j, stdout, JSON_REAL_PRECISION(6)), printf("\n");
         json_decref(j);
-    } else if (st == TS_OK)
+    } else if (st == TS_OK && seconds > (double)r.total)
+        printf("%s: %lld pictures, %.1f s/picture\n", o->out, (long long)r.total, seconds / (double)r.total);
+    else if (st == TS_OK)
         printf("%s: %lld pictures, %.1f pictures/s\n", o->out, (long long)r.total, (double)r.total / seconds);
     for (int64_t i = 0; r.grid && i < r.cells; i++) ts_image_free(&r.grid[i]);
     free(r.grid);
