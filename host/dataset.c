@@ -155,12 +155,12 @@ static ts_status add_files(ts_dataset *d, strings *files, int32_t label)
     return st;
 }
 
+/* Class folders, or pictures without a class where no sub-folder holds any. */
 static ts_status add_folder(ts_dataset *d, const char *path)
 {
-    strings folders = { 0 }, files = { 0 };
-    ts_status st = list_folder(path, &folders, &files);
-    if (st == TS_OK && folders.n == 0) st = add_files(d, &files, -1);
-    strings_free(&files); /* pictures beside class folders belong to no class */
+    strings folders = { 0 }, files = { 0 }, own = { 0 };
+    int64_t before = d->n, classes = d->classes.n;
+    ts_status st = list_folder(path, &folders, &own);
     strings_sort(&folders);
     for (int64_t i = 0; st == TS_OK && i < folders.n; i++) {
         int32_t label = (int32_t)d->classes.n;
@@ -169,7 +169,12 @@ static ts_status add_folder(ts_dataset *d, const char *path)
         if (st == TS_OK) st = add_files(d, &files, label);
         strings_free(&files);
     }
+    if (st == TS_OK && d->n == before && own.n > 0) {
+        while (d->classes.n > classes) free(d->classes.at[--d->classes.n]);
+        st = add_files(d, &own, -1);
+    }
     strings_free(&folders);
+    strings_free(&own);
     return st;
 }
 

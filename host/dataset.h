@@ -1,11 +1,11 @@
 /* dataset.h - image sets: what is in them, and threaded, ordered loading in bounded memory.
  *
  * A source is a folder in ImageFolder layout (class = sub-folder, labels by byte-wise sorted name; files found recursively, in
- * byte-wise order of their path), a folder of pictures without sub-folders (label -1), a single picture, or a webdataset tar
- * file (sample = neighbouring members that share the path up to the first dot of the base name; class from .cls, a number).
- * In folders the names .png, .jpg and .jpeg (either case) choose the pictures, what they hold decides how they are read; hidden
- * names are skipped, links followed; pictures beside class folders belong to none and are left out. Several ImageFolders share
- * their classes by name. Tar files are read in place and must not be compressed.
+ * byte-wise order of their path), a folder of pictures whose sub-folders, if any, hold none (label -1), a single picture, or a
+ * webdataset tar file (sample = neighbouring members that share the path up to the first dot of the base name; class from .cls,
+ * a number). In folders the names .png, .jpg and .jpeg (either case) choose the pictures, what they hold decides how they are
+ * read; hidden names are skipped, links followed; pictures beside class folders belong to none and are left out. Several
+ * ImageFolders share their classes by name. Tar files are read in place and must not be compressed.
  */
 #ifndef TS_DATASET_H
 #define TS_DATASET_H

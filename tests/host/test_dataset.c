@@ -113,7 +113,7 @@ T_TEST(several_inputs)
     (void)be, (void)s;
     static const char *const ONE[] = { "cat/1.png", "dog/1.png", NULL },
                              *const TWO[] = { "ant/1.png", "dog/2.png", NULL },
-                             *const FLAT[] = { "z.png", "y.png", NULL };
+                             *const FLAT[] = { "z.png", "y.png", "bin/", "notes/a.txt", NULL }; /* no class of pictures in there */
     char *one = make_folder("one", ONE), *two = make_folder("two", TWO), *flat = make_folder("flat", FLAT);
     const char *inputs[] = { one, flat, two, under(flat, "z.png") };
     static const int LABEL[] = { 1, 2, -1, -1, 0, 2, -1 }, SHADE[] = { 0, 1, 1, 0, 0, 1, 0 };
