@@ -151,6 +151,16 @@ ts_status ts_device_open(ts_device **out, const char *spec, int threads, ts_math
     return TS_OK;
 }
 
+ts_math ts_device_preferred_math(const ts_device *d)
+{
+    return d->be->preferred_math ? d->be->preferred_math() : TS_MATH_F32;
+}
+
+const char *ts_math_name(ts_math math)
+{
+    return math == TS_MATH_BF16 ? "bf16" : "f32";
+}
+
 int ts_device_at(int i, char spec[NAME], char about[TS_ABOUT])
 {
     const ts_backend *be;

@@ -36,6 +36,9 @@ struct ts_device {
 /* ts_device_open and ts_device_close stand in tessera/tessera.h; besides the names said there, open takes that of any backend of
  * this build. All blocks must have been dropped before close. */
 
+ts_math ts_device_preferred_math(const ts_device *d); /* for inference: preferred_math of its backend */
+const char *ts_math_name(ts_math math);               /* "f32", "bf16" */
+
 /* A block of at least `bytes`, with one reference; NULL when memory is out (the reason is in ts_error()). */
 ts_block *ts_block_get(ts_device *d, size_t bytes);
 /* The same from a pool apart from the device's own: what was dropped there is handed out there only, so that memory which recorded

@@ -199,7 +199,7 @@ ts_status bench_kernels(bench_options *o, ts_device *d)
 {
     peaks p;
     int wrong = 0;
-    const char *dtype = d->math == TS_MATH_BF16 ? "bf16" : "f32";
+    const char *dtype = ts_math_name(d->math);
     TS_TRY(measure_peaks(&p, d, o->seconds));
     if (o->results) {
         json_array_append_new(o->results, json_pack("{s:f,s:f,s:s}", "peak_copy_gb_s", p.copy / 1e9,

@@ -29,7 +29,7 @@ static json_t *machine(const bench_options *o, const ts_device *d)
     return json_pack("{s:s,s:s,s:s,s:I,s:I,s:f,s:f,s:s,s:s}", "version", TS_VERSION, "device", d->be->name, "hardware",
                      about, "threads", (json_int_t)(o->common.threads ? o->common.threads : cores), "cores",
                      (json_int_t)cores, "l3_mb", cache > 0 ? (double)cache / 1e6 : 0.0, "load", load[0], "dtype",
-                     o->common.dtype == TS_MATH_BF16 ? "bf16" : "f32", "compiler", __VERSION__);
+                     ts_math_name(d->math), "compiler", __VERSION__);
 }
 
 static void print_machine(const json_t *m)

@@ -89,7 +89,7 @@ static ts_status decode(const decode_options *o)
 
 int cmd_decode(int argc, char **argv)
 {
-    decode_options o = { .batch = 32, .common = COMMON_DEFAULTS };
+    decode_options o = { .batch = 32, .common = common_inference() };
     const opt_command command = { "decode", "--tokenizer T.safetensors --out DIR TOKENS",
                                   "Turn token shards back into pictures: DIR/000000.png and on, in token order.", 1, 1 };
     const opt options[] = {

@@ -222,7 +222,7 @@ static ts_status eval(const eval_options *o)
 
 int cmd_eval(int argc, char **argv)
 {
-    eval_options o = { .batch = 32, .common = COMMON_DEFAULTS };
+    eval_options o = { .batch = 32, .common = common_inference() };
     const opt_command command = { "eval", "--tokenizer T.safetensors --data DIR",
                                   "Measure a tokenizer on pictures: PSNR and SSIM after every scale, use of the codebook.", 0, 0 };
     const opt options[] = {

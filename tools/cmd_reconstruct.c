@@ -78,7 +78,7 @@ static ts_status reconstruct(const reconstruct_options *o, char **inputs, int n)
 
 int cmd_reconstruct(int argc, char **argv)
 {
-    reconstruct_options o = { .zoom = 1, .common = COMMON_DEFAULTS };
+    reconstruct_options o = { .zoom = 1, .common = common_inference() };
     const opt_command command = { "reconstruct", "--tokenizer T.safetensors --out grid.png IMAGE...",
                                   "Show what a tokenizer keeps: a row per picture with the input, the result, and the result after "
                                   "every scale.", 1, -1 };

@@ -63,9 +63,10 @@ static int64_t class_of(const sample_run *r, int64_t n, int64_t *column)
 
 static char *settings(const sample_options *o, const ts_generator *m, int64_t label, int64_t number)
 {
-    return ts_format("class %lld %s, picture %lld, seed %llu, cfg %g, top-k %lld, top-p %g, temperature %g%s, tokenizer %s, tessera "
-                     TS_VERSION, (long long)label, ts_generator_class_name(m, (int)label), (long long)number, (unsigned long long)o->common.seed,
-                     o->cfg, (long long)o->top_k, o->top_p, o->temperature, o->smooth ? ", smooth" : "", m->tokenizer_hash);
+    return ts_format("class %lld %s, picture %lld, seed %llu, cfg %g, top-k %lld, top-p %g, temperature %g%s, tokenizer %s, dtype %s, "
+                     "tessera " TS_VERSION, (long long)label, ts_generator_class_name(m, (int)label), (long long)number, (unsigned long long)o->common.seed,
+                     o->cfg, (long long)o->top_k, o->top_p, o->temperature, o->smooth ? ", smooth" : "", m->tokenizer_hash,
+                     ts_math_name(m->d->math));
 }
 
 /* A file of its own, and a line in samples.json for the result. */
@@ -163,9 +164,9 @@ static ts_status write_list(const sample_run *r)
     /* JSON readers take integers up to 2^63 */
     json_t *seed = o->common.seed <= INT64_MAX ? json_integer((json_int_t)o->common.seed)
                                                : json_sprintf("%llu", (unsigned long long)o->common.seed);
-    json_t *all = json_pack("{s:o,s:f,s:I,s:f,s:f,s:b,s:s,s:O}", "seed", seed, "cfg", o->cfg, "top_k", (json_int_t)o->top_k,
-                            "top_p", o->top_p, "temperature", o->temperature, "smooth", o->smooth, "tokenizer", r->m->tokenizer_hash, "samples",
-                            r->list);
+    json_t *all = json_pack("{s:o,s:f,s:I,s:f,s:f,s:b,s:s,s:s,s:O}", "seed", seed, "cfg", o->cfg, "top_k", (json_int_t)o->top_k,
+                            "top_p", o->top_p, "temperature", o->temperature, "smooth", o->smooth, "tokenizer", r->m->tokenizer_hash, "dtype",
+                            ts_math_name(r->m->d->math), "samples", r->list);
     char *text = all ? json_dumps(all, JSON_INDENT(1)) : NULL, *path = ts_format("%s/samples.json", o->out);
     ts_status st = text && path ? ts_file_replace(path, text, strlen(text)) : ts_fail(TS_E_NOMEM, "out of host memory");
     free(text);
@@ -257,7 +258,7 @@ static int sample(const sample_options *o)
 
 int cmd_sample(int argc, char **argv)
 {
-    sample_options o = { .classes = "all", .per_class = 8, .batch = 8, .zoom = 1, .cfg = 1.5, .top_p = 1, .temperature = 1, .common = COMMON_DEFAULTS };
+    sample_options o = { .classes = "all", .per_class = 8, .batch = 8, .zoom = 1, .cfg = 1.5, .top_p = 1, .temperature = 1, .common = common_inference() };
     const opt_command command = { "sample", "--tokenizer T.safetensors --generator G.safetensors --out grid.png|DIR|X.npz",
                                   "Generate pictures. The same seed gives the same pictures whatever the batch size or thread "
                                   "count.", 0, 0 };

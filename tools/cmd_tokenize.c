@@ -54,7 +54,7 @@ static char *describe(const tokenize_run *r)
 {
     json_t *o = ts_tokenizer_config_json(&r->t->c), *sides = json_object_get(o, "patch_nums");
     json_t *info = json_pack("{s:s,s:s,s:s,s:i,s:O,s:I,s:I,s:I}", "tokenizer", r->t->hash, "dtype",
-                             r->o->common.dtype == TS_MATH_BF16 ? "bf16" : "f32", "preprocess",
+                             ts_math_name(r->t->d->math), "preprocess",
                              ts_preprocess_name(common_preprocess(r->o->preprocess, r->t)), "image_size", r->t->c.image_size,
                              "patch_nums", sides, "variants", (json_int_t)r->o->variants, "seed", (json_int_t)r->o->common.seed,
                              "sources", (json_int_t)r->total);
@@ -232,7 +232,7 @@ static ts_status tokenize(const tokenize_options *o)
 
 int cmd_tokenize(int argc, char **argv)
 {
-    tokenize_options o = { .variants = 1, .batch = 32, .per_shard = 65536, .max_bad = 1, .common = COMMON_DEFAULTS };
+    tokenize_options o = { .variants = 1, .batch = 32, .per_shard = 65536, .max_bad = 1, .common = common_inference() };
     const opt_command command = { "tokenize", "--tokenizer T.safetensors --out TOKENS INPUT...",
                                   "Turn pictures into token shards. INPUT: a folder (class = sub-folder), a picture or a webdataset "
                                   "tar. A run that was stopped goes on when the same command is given again.", 1, -1 };

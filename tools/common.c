@@ -8,7 +8,17 @@
 
 ts_status common_device(ts_device **d, const common_options *c)
 {
-    return ts_device_open(d, c->device, (int)c->threads, (ts_math)c->dtype);
+    TS_TRY(ts_device_open(d, c->device, (int)c->threads, (ts_math)c->dtype));
+    if (c->inference && !c->dtype_given) (*d)->math = ts_device_preferred_math(*d);
+    return TS_OK;
+}
+
+common_options common_inference(void)
+{
+    common_options c = COMMON_DEFAULTS;
+    c.inference = 1;
+    c.dtype = ts_backend_get("cpu")->preferred_math();
+    return c;
 }
 
 ts_preprocess common_preprocess(int choice, const ts_tokenizer *t)

@@ -13,6 +13,8 @@
 typedef struct {
     const char *device;
     int dtype; /* index in "f32|bf16": a ts_math */
+    int dtype_given;
+    int inference; /* without --dtype: what the device prefers */
     int64_t threads;
     uint64_t seed;
     int json;
@@ -23,13 +25,18 @@ typedef struct {
         .device = "auto", .dtype = TS_MATH_F32         \
     }
 
+/* For commands that use models: --dtype starts as what this CPU prefers. */
+common_options common_inference(void);
+
+#define INFERENCE_DTYPE "what matrix products and convolutions multiply; by default bf16 on a CPU with AVX512-BF16 or AMX, else f32"
+
 /* The lines of an option table; c is a common_options variable. They come last. */
 #define COMMON_OPTIONS(c)                                                                                              \
     { .name = "Common options", .kind = OPT_GROUP },                                                                   \
         { .name = "device", .kind = OPT_STRING, .value = &(c).device, .argument = "auto|cpu|cuda[:N]",                 \
           .help = "where to compute (see tessera --list-devices); auto takes the first GPU if there is one" },                                      \
         { .name = "dtype", .kind = OPT_CHOICE, .value = &(c).dtype, .choices = "f32|bf16",                             \
-          .help = "what matrix products and convolutions multiply" },                                                  \
+          .given = &(c).dtype_given, .help = (c).inference ? INFERENCE_DTYPE : "what matrix products and convolutions multiply" }, \
         { .name = "threads", .kind = OPT_INT, .value = &(c).threads, .min = 0, .max = 1024, .argument = "N",           \
           .help = "CPU threads, 0 for all cores" },                                                                    \
         { .name = "seed", .kind = OPT_SEED, .value = &(c).seed, .argument = "N", .help = "seed of all random draws" }, \

@@ -99,7 +99,7 @@ static ts_status record(trainer *t, double lr)
 
 static const char *dtype(const trainer *t)
 {
-    return ts_graph_device(t->g)->math == TS_MATH_BF16 ? "bf16" : "f32";
+    return ts_math_name(ts_graph_device(t->g)->math);
 }
 
 static ts_status save_state(const trainer *t, const char *dir)

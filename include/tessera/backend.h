@@ -44,6 +44,8 @@ typedef struct {
     /* Device `index` of this kind in words, without tabs: what it is, its memory or threads, what it can do. TS_E_DEVICE if
      * there is no such device. */
     ts_status (*about)(int index, char text[TS_ABOUT]);
+    /* How models that are only used, not trained, multiply on this machine unless told otherwise. NULL: TS_MATH_F32. */
+    ts_math (*preferred_math)(void);
 
     /* Streams. index: which device of this kind, from 0. threads: CPU threads, 0 for all (the CUDA backend ignores it).
      * free accepts NULL. sync waits for all queued work and reports what failed in it. */

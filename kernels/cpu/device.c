@@ -59,6 +59,13 @@ static const char *instruction_set(void)
     return "no SIMD that oneDNN names";
 }
 
+/* bfloat16 where it is an instruction: elsewhere it would be rounding, and a float32 product after that. */
+ts_math preferred_math_cpu(void)
+{
+    const dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
+    return isa == dnnl_cpu_isa_avx512_core_bf16 || isa == dnnl_cpu_isa_avx512_core_amx ? TS_MATH_BF16 : TS_MATH_F32;
+}
+
 static ts_status no_such_cpu(int index)
 {
     return ts_fail(TS_E_DEVICE, "cpu:%d does not exist, the only device of this kind is cpu:0", index);

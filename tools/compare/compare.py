@@ -44,6 +44,9 @@ def load(path, build):
     return module.eval().requires_grad_(False), config
 
 
+F32 = "--dtype", "f32"  # what is compared stage by stage
+
+
 def tessera(o, *words, wants_json=False):
     r = subprocess.run([o.tessera, *map(str, words), "--threads", str(o.threads), *(["--json"] if wants_json else [])],
                        capture_output=True, text=True)
@@ -77,7 +80,7 @@ def draw(logits):
 
 def check_encode(o, t, pictures, tmp):
     folder, out = tmp / "pictures", tmp / "tokens"
-    tessera(o, "tokenize", "--tokenizer", o.tokenizer, "--preprocess", "none", "--out", out, folder)
+    tessera(o, "tokenize", *F32, "--tokenizer", o.tokenizer, "--preprocess", "none", "--out", out, folder)
     got = torch.cat([load_file(f)["tokens"].long() for f in sorted(out.glob("*.safetensors"))])
     want = t.encode(to_tensor(pictures))
     print(f"tokens of {len(pictures)} pictures: {(got == want).float().mean() * 100:.2f} % of {want.numel()} equal")
@@ -102,12 +105,12 @@ def check_stages(o, t, g, pictures, tmp):
     f, out = t.latent(to_tensor(pictures)), tmp / "decoded"
     tokens = t.quantize(f)
     sums = t.quantize.sums_of(tokens)
-    tessera(o, "decode", "--tokenizer", o.tokenizer, "--out", out, tmp / "tokens")
+    tessera(o, "decode", *F32, "--tokenizer", o.tokenizer, "--out", out, tmp / "tokens")
     same = check_pictures("decoder, pictures of the same tokens", out, t.decode(sums[-1]))
     one = tmp / "one"
     one.mkdir()
     (one / "0000.png").write_bytes((tmp / "pictures" / "0000.png").read_bytes())
-    rows = tessera(o, "eval", "--tokenizer", o.tokenizer, "--generator", o.generator, "--preprocess", "none", "--data", one,
+    rows = tessera(o, "eval", *F32, "--tokenizer", o.tokenizer, "--generator", o.generator, "--preprocess", "none", "--data", one,
                    wants_json=True)["scales"]
     rest = [(f[:1] - s[:1]).square().mean().sqrt().item() for s in sums]
     same &= difference("quantizer, what is left after every scale", [r["residual_rms"] for r in rows], rest, 1e-4)
@@ -117,7 +120,7 @@ def check_stages(o, t, g, pictures, tmp):
 
 def check_sample(o, t, g, tmp):
     out = tmp / "samples"
-    tessera(o, "sample", "--tokenizer", o.tokenizer, "--generator", o.generator, "--class", "1,7", "-n", 1, "--top-k", 1,
+    tessera(o, "sample", *F32, "--tokenizer", o.tokenizer, "--generator", o.generator, "--class", "1,7", "-n", 1, "--top-k", 1,
             "--cfg", CFG, "--batch", 2, "--out", out)
     _, f_hat = g.sample(t, torch.tensor([1, 7]), CFG, greedy)
     return check_pictures("sampling, greedy pictures of classes 1 and 7", out, t.decode(f_hat))
