@@ -76,6 +76,8 @@ all: $(B)/tessera $(B)/libtessera.a $(B)/$(SONAME) ## build the program and the 
 
 $(B)/tessera: $(TOOL_OBJ) $(LIB_OBJ)
 	$(Q)$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS)
+$(EMU)/tessera: $(TOOL_OBJ) $(EMU_LIB) # the program with the emulated device, for its tests: --device emu
+	$(Q)$(CXX) $(SAN) -fopenmp $^ -o $@ $(EMU_LIBS)
 $(B)/libtessera.a: $(LIB_OBJ)
 	$(Q)rm -f $@ && ar rcs $@ $^
 $(B)/$(SONAME): $(LIB_OBJ)
@@ -138,7 +140,7 @@ bootstrap: ## install what is missing (as root), or print the one command that d
 emu-bootstrap: # fibers, for the emulated device alone
 	@tools/bootstrap.sh libboost-context-dev
 
-check: $(TESTS) $(EMU_TESTS) $(FUZZ) $(B)/tests/cli/make_pictures $(B)/tessera ## build and run every test
+check: $(TESTS) $(EMU_TESTS) $(FUZZ) $(B)/tests/cli/make_pictures $(B)/tessera $(EMU)/tessera ## build and run every test
 	@tests/run.sh $(B)
 
 fuzz: $(FUZZ) ## run every fuzz program for FUZZ_SECONDS (60); best with ASAN=1

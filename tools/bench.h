@@ -10,7 +10,7 @@ typedef struct {
     const char *tokenizer, *generator, *config;
     int64_t batch;
     double seconds; /* of measuring, for each line of the result */
-    int profile;
+    int profile, csv;
     common_options common;
     json_t *results; /* array; filled with --json, NULL else */
 } bench_options;
@@ -26,6 +26,10 @@ typedef struct {
  * the first failure. */
 typedef ts_status bench_fn(void *context);
 ts_status bench_measure(bench_time *t, bench_fn *f, void *context, double seconds);
+
+/* The same for a cold cache: before every sample, of one call, empty(empty_context) puts other memory into the caches; its time does
+ * not count, but for the `seconds`. empty NULL: nothing is done. */
+ts_status bench_measure_cold(bench_time *t, bench_fn *f, void *context, bench_fn *empty, void *empty_context, double seconds);
 
 /* Deterministic values in [-1, 1): never zeros, which some hardware multiplies faster. */
 void bench_fill(float *x, int64_t n, uint64_t seed);

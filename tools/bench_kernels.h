@@ -1,21 +1,23 @@
-/* bench_kernels.h - one kernel call with its buffers and its cost: what bench_ops.c describes and bench_kernels.c
- * measures. */
+/* bench_kernels.h - one kernel call with its buffers and its cost: what bench_ops.c describes, bench_unfused.c takes apart
+ * and bench_kernels.c measures. */
 #ifndef TS_BENCH_KERNELS_H
 #define TS_BENCH_KERNELS_H
 
 #include "host/device.h"
 
-enum { KERNEL_BUFFERS = 12 };
+enum { KERNEL_BUFFERS = 20 };
 
 typedef enum {
     KERNEL_IN,       /* random numbers in [-1, 1)                                     */
     KERNEL_OUT,      /* poisoned before the check                                     */
-    KERNEL_ADD,      /* added to: read and written; not checked for being repeatable  */
-    KERNEL_POSITIVE, /* the same, of numbers in [0, 1)                              */
+    KERNEL_CODES,    /* the same, of whole numbers: compared exactly                  */
+    KERNEL_ADD,      /* added to: read and written                                    */
+    KERNEL_POSITIVE, /* the same, of numbers in [0, 1)                                */
     KERNEL_SCRATCH   /* costs nothing                                                 */
 } kernel_role;
 
 typedef struct kernel kernel;
+typedef ts_status kernel_run(kernel *k);
 struct kernel {
     const ts_backend *be;
     ts_stream *s;
@@ -37,6 +39,7 @@ struct kernel {
         ts_ada_norm ada;
         ts_attention attention;
         ts_resample resample;
+        ts_fsq fsq;
         ts_residual_fsq rfsq;
         ts_residual_vq rvq;
         ts_sample sample;
@@ -44,7 +47,10 @@ struct kernel {
     ts_digit_head head;
     ts_smooth smooth;
     int64_t B, N; /* extents that u does not hold */
-    ts_status (*run)(kernel *k);
+    kernel_run *run;
+    kernel_run *unfused; /* the same result, one pass over memory for each step, in buffers `aux` and on; NULL: none  */
+    int same;            /* so many of the buffers, from the first, hold results that both write                     */
+    int aux;
     /* Largest error of a few outputs against a plain loop in double, relative to the sum of absolute terms; NULL: none.
      * x: host copies of the buffers. */
     double (*error)(const kernel *k, float *const *x);
@@ -59,9 +65,25 @@ typedef struct {
     const char *name;
     int64_t a[8]; /* what they mean is said where make is */
     void (*make)(kernel *k, ts_device *d, ts_status *st, const int64_t *a);
-    int published; /* a shape of the published models, rather than of the demo's */
+    enum { KERNEL_DEMO, KERNEL_PUBLISHED, KERNEL_SMALL } shapes; /* of which models; SMALL: for the emulated device */
 } kernel_case;
 
 extern const kernel_case KERNEL_CASES[]; /* ends with a NULL name */
+
+#define KERNEL_ADAMW { 1e-3f, 0.9f, 0.99f, 1e-8f, 0.01f, 1, 0.999f, 1 }
+
+/* Give k its unfused form: called by make after all other buffers, k->u is filled. */
+void unfused_group_norm(kernel *k, ts_device *d, ts_status *st);
+void unfused_residual_fsq(kernel *k, ts_device *d, ts_status *st);
+void unfused_adamw(kernel *k, ts_device *d, ts_status *st);
+
+/* What the emulated device counts (tests/emu/traffic.cpp), over all launches of a call. */
+typedef struct {
+    int64_t launches;
+    double moved, sectors, ideal, groups, passes; /* bytes; sectors touched, least; requests of shared memory, turns they took */
+} kernel_counts;
+
+int kernel_counts_possible(const ts_device *d); /* is it the emulated one? */
+ts_status kernel_count(kernel_counts *c, kernel *k, kernel_run *run);
 
 #endif

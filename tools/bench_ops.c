@@ -10,6 +10,7 @@
 #define OUT(n) kernel_buffer(k, d, st, KERNEL_OUT, n)
 #define ADD(n) kernel_buffer(k, d, st, KERNEL_ADD, n)
 #define SCRATCH(bytes) kernel_buffer(k, d, st, KERNEL_SCRATCH, (int64_t)(bytes) / 4 + 1)
+#define CODES(n) kernel_buffer(k, d, st, KERNEL_CODES, n)
 #define INTS(n, below) kernel_ints(k, d, st, n, below)
 #define MAKE(name) static void name(kernel *k, ts_device *d, ts_status *st, const int64_t *a)
 #define RUN(name) static ts_status name(kernel *k)
@@ -154,6 +155,7 @@ MAKE(group_norm_fwd)
     int64_t n = group_shape(k, a);
     OUT(n), OUT(a[0] * a[3]), OUT(a[0] * a[3]), IN(n), IN(a[2]), IN(a[2]);
     k->run = run_group_fwd;
+    unfused_group_norm(k, d, st);
 }
 MAKE(group_norm_bwd)
 {
@@ -259,7 +261,7 @@ RUN(run_pixel_loss)
 }
 RUN(run_adamw)
 {
-    ts_adamw w = { 1e-3f, 0.9f, 0.99f, 1e-8f, 0.01f, 1, 0.999f, 1 };
+    const ts_adamw w = KERNEL_ADAMW;
     return k->be->adamw(k->s, k->p[0], k->p[1], k->p[2], k->p[3], k->p[4], k->p[5], &w, k->N / 2, k->N);
 }
 
@@ -307,6 +309,7 @@ MAKE(adamw)
     int64_t n = elements(k, a[0]);
     ADD(n), ADD(n), kernel_buffer(k, d, st, KERNEL_POSITIVE, n), ADD(n), IN(n), IN(1);
     k->run = run_adamw;
+    unfused_adamw(k, d, st);
 }
 
 /* --- nearest2x: B, Y = X, C --- */
@@ -339,6 +342,14 @@ static void phi_buffers(kernel *k, ts_device *d, ts_status *st, int S, int D, ts
     }
 }
 
+RUN(run_fsq_fwd)
+{
+    return k->be->fsq_fwd(k->s, k->p[0], INT(1), k->p[2], &k->u.fsq, k->N);
+}
+RUN(run_fsq_bwd)
+{
+    return k->be->fsq_bwd(k->s, k->p[0], k->p[1], k->p[2], &k->u.fsq, k->N);
+}
 RUN(run_rfsq_fwd)
 {
     return k->be->residual_fsq_fwd(k->s, k->p[0], INT(1), k->p[2], NULL, k->p[3], k->p[4], k->p[5], &k->phi, &k->u.rfsq,
@@ -350,6 +361,26 @@ RUN(run_rvq_fwd)
                                   k->p[7]);
 }
 
+/* N tokens of the five levels 7, 5, 5, 5, 5 */
+static int64_t fsq_shape(kernel *k, ts_status *st, int64_t N)
+{
+    if (*st == TS_OK) *st = ts_fsq_init(&k->u.fsq, TS_FSQ_TANH, (const int32_t[]){ 7, 5, 5, 5, 5 }, 5);
+    k->N = N;
+    SHAPE("N%lld D5 V4375", LL(N));
+    return N * 5;
+}
+MAKE(fsq_fwd)
+{
+    int64_t n = fsq_shape(k, st, a[0]);
+    OUT(n), CODES(a[0]), IN(n);
+    k->run = run_fsq_fwd;
+}
+MAKE(fsq_bwd)
+{
+    int64_t n = fsq_shape(k, st, a[0]);
+    OUT(n), IN(n), IN(n);
+    k->run = run_fsq_bwd;
+}
 MAKE(residual_fsq_fwd)
 {
     ts_pyramid p;
@@ -359,10 +390,11 @@ MAKE(residual_fsq_fwd)
     int64_t n = a[0] * 64 * 8;
     k->B = a[0];
     SHAPE("B%lld 8x8 D8 K4 V390625", LL(a[0]));
-    OUT(n), OUT(a[0] * 85), OUT(a[0] * 85 * 8), OUT(8), IN(n), IN(32);
+    OUT(n), CODES(a[0] * 85), OUT(a[0] * 85 * 8), OUT(8), IN(n), IN(32);
     phi_buffers(k, d, st, 4, 8, &k->phi, KERNEL_IN);
     SCRATCH(k->be->residual_fsq_scratch(k->s, &k->u.rfsq, a[0], 0));
     k->run = run_rfsq_fwd;
+    unfused_residual_fsq(k, d, st);
 }
 MAKE(residual_vq_fwd)
 {
@@ -374,7 +406,7 @@ MAKE(residual_vq_fwd)
     k->flops = 2.0 * (double)(a[0] * 680 * 4096 * 32);
     k->B = a[0];
     SHAPE("B%lld 16x16 D32 K10 V4096", LL(a[0]));
-    OUT(n), OUT(a[0] * 680), OUT(10), IN(n), IN(4096 * 32);
+    OUT(n), CODES(a[0] * 680), OUT(10), IN(n), IN(4096 * 32);
     phi_buffers(k, d, st, 4, 32, &k->phi, KERNEL_IN);
     SCRATCH(k->be->residual_vq_scratch(k->s, &k->u.rvq, a[0], 0));
     k->run = run_rvq_fwd;
@@ -437,7 +469,7 @@ MAKE(sample)
 {
     k->u.sample = (ts_sample){ a[0], a[1], a[2], 1, 1.5f, 1, 900, 0.96f, 1, 0, 0, NULL };
     SHAPE("B2x%lld t%lld V%lld k900 p.96", LL(a[0]), LL(a[1]), LL(a[2]));
-    OUT(a[0] * a[1]), IN(2 * a[0] * a[1] * a[2]), SCRATCH(k->be->sample_scratch(k->s, &k->u.sample));
+    CODES(a[0] * a[1]), IN(2 * a[0] * a[1] * a[2]), SCRATCH(k->be->sample_scratch(k->s, &k->u.sample));
     k->run = run_sample;
 }
 /* B, t, V, D: the same, the last scale */
@@ -455,50 +487,73 @@ MAKE(sample_digits)
     k->u.sample = (ts_sample){ a[0], a[1], 1, 1, 1.5f, 1, 0, 1, 1, 0, 21, NULL };
     k->flops = 2.0 * (double)(2 * a[0] * a[1] * 40 * a[2]);
     SHAPE("B2x%lld t%lld M%lld 8 digits of 5", LL(a[0]), LL(a[1]), LL(a[2]));
-    OUT(a[0] * a[1]), IN(2 * a[0] * a[1] * a[2]);
+    CODES(a[0] * a[1]), IN(2 * a[0] * a[1] * a[2]);
     digit_buffers(k, d, st, (int)a[2]);
     if (*st == TS_OK) SCRATCH(k->be->sample_scratch(k->s, &k->u.sample));
     k->run = run_sample_digits;
 }
 
 const kernel_case KERNEL_CASES[] = {
-    { "conv2d_fwd", { 32, 32, 3, 32, 3, 1 }, conv2d_fwd, 0 },
-    { "conv2d_fwd", { 32, 32, 32, 32, 3, 1 }, conv2d_fwd, 0 },
-    { "conv2d_fwd", { 32, 16, 64, 64, 3, 1 }, conv2d_fwd, 0 },
-    { "conv2d_fwd", { 32, 8, 64, 64, 3, 1 }, conv2d_fwd, 0 },
-    { "conv2d_fwd", { 32, 16, 64, 64, 3, 2 }, conv2d_fwd, 0 },
-    { "conv2d_fwd", { 1, 64, 320, 320, 3, 1 }, conv2d_fwd, 1 },
-    { "conv2d_bwd", { 32, 32, 32, 32, 3, 1 }, conv2d_bwd, 0 },
-    { "conv2d_bwd", { 32, 16, 64, 64, 3, 1 }, conv2d_bwd, 0 },
-    { "group_norm_fwd", { 32, 1024, 32, 16 }, group_norm_fwd, 0 },
-    { "group_norm_fwd", { 32, 256, 64, 16 }, group_norm_fwd, 0 },
-    { "group_norm_fwd", { 1, 65536, 160, 32 }, group_norm_fwd, 1 },
-    { "group_norm_bwd", { 32, 1024, 32, 16 }, group_norm_bwd, 0 },
-    { "nearest2x_fwd", { 32, 16, 64 }, nearest2x_fwd, 0 },
-    { "add", { 1 << 20 }, add, 0 },
-    { "pixel_loss", { 32 * 32 * 32 * 3 }, pixel_loss, 0 },
-    { "residual_fsq_fwd", { 1 }, residual_fsq_fwd, 0 },
-    { "residual_fsq_fwd", { 32 }, residual_fsq_fwd, 0 },
-    { "residual_vq_fwd", { 4 }, residual_vq_fwd, 1 },
-    { "linear_fwd", { 32 * 85, 256, 768 }, linear_fwd, 0 },
-    { "linear_fwd", { 32 * 85, 256, 1024 }, linear_fwd, 0 },
-    { "linear_fwd", { 16, 256, 768 }, linear_fwd, 0 },
-    { "linear_fwd", { 680, 1024, 3072 }, linear_fwd, 1 },
-    { "linear_bwd", { 32 * 85, 256, 768 }, linear_bwd, 0 },
-    { "attention_fwd", { 32, 85, 4, 64, 0, 85 }, attention_fwd, 0 },
-    { "attention_fwd", { 1, 680, 16, 64, 0, 680 }, attention_fwd, 1 },
-    { "attention_bwd", { 32, 85, 4, 64, 0, 85 }, attention_bwd, 0 },
-    { "attention_cached", { 16, 64, 4, 64, 21, 85 }, attention_cached, 0 },
-    { "ada_norm_fwd", { 32, 85, 256 }, ada_norm_fwd, 0 },
-    { "ada_norm_fwd", { 2, 680, 1024 }, ada_norm_fwd, 1 },
-    { "ada_norm_bwd", { 32, 85, 256 }, ada_norm_bwd, 0 },
-    { "act_fwd", { 32 * 85 * 1024 }, act_fwd, 0 },
-    { "act_bwd", { 32 * 85 * 1024 }, act_bwd, 0 },
-    { "digit_head", { 32, 128 }, digit_head, 0 },
-    { "cross_entropy", { 680, 4096 }, cross_entropy, 1 },
-    { "sample", { 8, 64, 4096 }, sample, 1 },
-    { "sample_smooth", { 8, 64, 4096, 32 }, sample_smooth, 1 },
-    { "sample_digits", { 8, 64, 128 }, sample_digits, 0 },
-    { "adamw", { 5000000 }, adamw, 0 },
-    { NULL, { 0 }, NULL, 0 },
+    { "conv2d_fwd", { 32, 32, 3, 32, 3, 1 }, conv2d_fwd, KERNEL_DEMO },
+    { "conv2d_fwd", { 32, 32, 32, 32, 3, 1 }, conv2d_fwd, KERNEL_DEMO },
+    { "conv2d_fwd", { 32, 16, 64, 64, 3, 1 }, conv2d_fwd, KERNEL_DEMO },
+    { "conv2d_fwd", { 32, 8, 64, 64, 3, 1 }, conv2d_fwd, KERNEL_DEMO },
+    { "conv2d_fwd", { 32, 16, 64, 64, 3, 2 }, conv2d_fwd, KERNEL_DEMO },
+    { "conv2d_fwd", { 1, 64, 320, 320, 3, 1 }, conv2d_fwd, KERNEL_PUBLISHED },
+    { "conv2d_bwd", { 32, 32, 32, 32, 3, 1 }, conv2d_bwd, KERNEL_DEMO },
+    { "conv2d_bwd", { 32, 16, 64, 64, 3, 1 }, conv2d_bwd, KERNEL_DEMO },
+    { "group_norm_fwd", { 32, 1024, 32, 16 }, group_norm_fwd, KERNEL_DEMO },
+    { "group_norm_fwd", { 32, 256, 64, 16 }, group_norm_fwd, KERNEL_DEMO },
+    { "group_norm_fwd", { 1, 65536, 160, 32 }, group_norm_fwd, KERNEL_PUBLISHED },
+    { "group_norm_bwd", { 32, 1024, 32, 16 }, group_norm_bwd, KERNEL_DEMO },
+    { "nearest2x_fwd", { 32, 16, 64 }, nearest2x_fwd, KERNEL_DEMO },
+    { "add", { 1 << 20 }, add, KERNEL_DEMO },
+    { "pixel_loss", { 32 * 32 * 32 * 3 }, pixel_loss, KERNEL_DEMO },
+    { "fsq_fwd", { 32 * 1024 }, fsq_fwd, KERNEL_DEMO },
+    { "fsq_bwd", { 32 * 1024 }, fsq_bwd, KERNEL_DEMO },
+    { "residual_fsq_fwd", { 1 }, residual_fsq_fwd, KERNEL_DEMO },
+    { "residual_fsq_fwd", { 32 }, residual_fsq_fwd, KERNEL_DEMO },
+    { "residual_vq_fwd", { 4 }, residual_vq_fwd, KERNEL_PUBLISHED },
+    { "linear_fwd", { 32 * 85, 256, 768 }, linear_fwd, KERNEL_DEMO },
+    { "linear_fwd", { 32 * 85, 256, 1024 }, linear_fwd, KERNEL_DEMO },
+    { "linear_fwd", { 16, 256, 768 }, linear_fwd, KERNEL_DEMO },
+    { "linear_fwd", { 680, 1024, 3072 }, linear_fwd, KERNEL_PUBLISHED },
+    { "linear_bwd", { 32 * 85, 256, 768 }, linear_bwd, KERNEL_DEMO },
+    { "attention_fwd", { 32, 85, 4, 64, 0, 85 }, attention_fwd, KERNEL_DEMO },
+    { "attention_fwd", { 1, 680, 16, 64, 0, 680 }, attention_fwd, KERNEL_PUBLISHED },
+    { "attention_bwd", { 32, 85, 4, 64, 0, 85 }, attention_bwd, KERNEL_DEMO },
+    { "attention_cached", { 16, 64, 4, 64, 21, 85 }, attention_cached, KERNEL_DEMO },
+    { "ada_norm_fwd", { 32, 85, 256 }, ada_norm_fwd, KERNEL_DEMO },
+    { "ada_norm_fwd", { 2, 680, 1024 }, ada_norm_fwd, KERNEL_PUBLISHED },
+    { "ada_norm_bwd", { 32, 85, 256 }, ada_norm_bwd, KERNEL_DEMO },
+    { "act_fwd", { 32 * 85 * 1024 }, act_fwd, KERNEL_DEMO },
+    { "act_bwd", { 32 * 85 * 1024 }, act_bwd, KERNEL_DEMO },
+    { "digit_head", { 32, 128 }, digit_head, KERNEL_DEMO },
+    { "cross_entropy", { 680, 4096 }, cross_entropy, KERNEL_PUBLISHED },
+    { "sample", { 8, 64, 4096 }, sample, KERNEL_PUBLISHED },
+    { "sample_smooth", { 8, 64, 4096, 32 }, sample_smooth, KERNEL_PUBLISHED },
+    { "sample_digits", { 8, 64, 128 }, sample_digits, KERNEL_DEMO },
+    { "adamw", { 5000000 }, adamw, KERNEL_DEMO },
+    { "group_norm_fwd", { 1, 64, 64, 16 }, group_norm_fwd, KERNEL_SMALL },
+    { "group_norm_fwd", { 1, 1024, 32, 16 }, group_norm_fwd, KERNEL_SMALL },
+    { "group_norm_bwd", { 1, 256, 32, 16 }, group_norm_bwd, KERNEL_SMALL },
+    { "nearest2x_fwd", { 1, 16, 32 }, nearest2x_fwd, KERNEL_SMALL },
+    { "add", { 1 << 14 }, add, KERNEL_SMALL },
+    { "pixel_loss", { 3072 }, pixel_loss, KERNEL_SMALL },
+    { "fsq_fwd", { 4096 }, fsq_fwd, KERNEL_SMALL },
+    { "fsq_bwd", { 4096 }, fsq_bwd, KERNEL_SMALL },
+    { "residual_fsq_fwd", { 2 }, residual_fsq_fwd, KERNEL_SMALL },
+    { "attention_fwd", { 1, 85, 2, 32, 0, 85 }, attention_fwd, KERNEL_SMALL },
+    { "attention_bwd", { 1, 85, 2, 32, 0, 85 }, attention_bwd, KERNEL_SMALL },
+    { "attention_cached", { 1, 64, 2, 32, 21, 85 }, attention_cached, KERNEL_SMALL },
+    { "ada_norm_fwd", { 2, 85, 64 }, ada_norm_fwd, KERNEL_SMALL },
+    { "ada_norm_bwd", { 2, 85, 64 }, ada_norm_bwd, KERNEL_SMALL },
+    { "act_fwd", { 1 << 14 }, act_fwd, KERNEL_SMALL },
+    { "act_bwd", { 1 << 14 }, act_bwd, KERNEL_SMALL },
+    { "digit_head", { 1, 128 }, digit_head, KERNEL_SMALL },
+    { "cross_entropy", { 16, 4096 }, cross_entropy, KERNEL_SMALL },
+    { "sample", { 1, 4, 1024 }, sample, KERNEL_SMALL },
+    { "sample_digits", { 1, 4, 128 }, sample_digits, KERNEL_SMALL },
+    { "adamw", { 1 << 14 }, adamw, KERNEL_SMALL },
+    { NULL, { 0 }, NULL, KERNEL_DEMO },
 };

@@ -25,6 +25,14 @@ static ts_status calls(bench_fn *f, void *context, int64_t n, double *seconds)
     return TS_OK;
 }
 
+static void summarise(bench_time *t, double *x)
+{
+    qsort(x, (size_t)t->n, sizeof *x, ascending);
+    t->median = x[t->n / 2];
+    t->p10 = x[t->n / 10];
+    t->p90 = x[t->n - 1 - t->n / 10];
+}
+
 ts_status bench_measure(bench_time *t, bench_fn *f, void *context, double seconds)
 {
     double x[MAX_SAMPLES], one;
@@ -38,10 +46,21 @@ ts_status bench_measure(bench_time *t, bench_fn *f, void *context, double second
         TS_TRY(calls(f, context, per, &x[t->n]));
         x[t->n++] /= (double)per;
     }
-    qsort(x, (size_t)t->n, sizeof *x, ascending);
-    t->median = x[t->n / 2];
-    t->p10 = x[t->n / 10];
-    t->p90 = x[t->n - 1 - t->n / 10];
+    summarise(t, x);
+    return TS_OK;
+}
+
+ts_status bench_measure_cold(bench_time *t, bench_fn *f, void *context, bench_fn *empty, void *empty_context, double seconds)
+{
+    double x[MAX_SAMPLES], end = ts_seconds() + seconds;
+    int least = seconds > 0 ? MIN_SAMPLES : 1;
+    t->n = 0;
+    while (t->n < least || (t->n < MAX_SAMPLES && ts_seconds() < end)) {
+        if (empty) TS_TRY(empty(empty_context));
+        TS_TRY(calls(f, context, 1, &x[t->n]));
+        t->n++;
+    }
+    summarise(t, x);
     return TS_OK;
 }
 

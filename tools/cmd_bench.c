@@ -51,7 +51,7 @@ static ts_status bench(bench_options *o, int which)
     json_t *m = machine(o, d);
     if (o->common.json)
         o->results = json_array();
-    else
+    else if (!o->csv)
         print_machine(m);
     ts_status st = o->profile ? ts_profile_begin(d) : TS_OK;
     if (st == TS_OK) st = BENCHES[which].run(o, d);
@@ -113,12 +113,15 @@ int cmd_bench(int argc, char **argv)
           .kind = OPT_FLAG,
           .value = &o.profile,
           .help = "where the time goes: time inside each of the backend's functions, and outside of them" },
+        { .name = "csv", .kind = OPT_FLAG, .value = &o.csv, .help = "results as CSV on standard output (kernels)" },
         COMMON_OPTIONS(o.common),
         { .name = NULL }
     };
     char **positional;
     int n, code;
     if (opt_parse(argc, argv, &command, options, &positional, &n, &code)) return code;
+    if (o.csv && (o.common.json || strcmp(positional[0], "kernels") != 0))
+        return report(ts_fail(TS_E_ARG, "bench: --csv is for 'kernels', and without --json"));
     for (int i = 0; i < N_BENCHES; i++)
         if (strcmp(positional[0], BENCHES[i].name) == 0) return report(bench(&o, i));
     return report(

@@ -70,7 +70,7 @@ void set_stacks(const void *p, size_t bytes);
 
 /* traffic.cpp. With TS_EMU_TRAFFIC=FILE every launch leaves a line there: its kernel, how many launches of it came
  * before, sizes, and the bytes of all accesses; with TS_EMU_TRAFFIC_OF=" KERNEL#NUMBER KERNEL#NUMBER " those launches
- * alone, with all that the report of tools/cuda_report.py says of them. */
+ * alone, or with "all" all of them, with all that the report of tools/cuda_report.py says of them. */
 extern bool counting; /* accesses of this launch are counted */
 void begin_traffic(const char *kernel, int threads);
 void count_access(const void *p, size_t bytes, bool write, bool shared, const void *site);

@@ -202,8 +202,8 @@ void finish_shared(const request &r)
 
 bool is_wanted(const char *name, int ordinal)
 {
-    return wanted &&
-           std::string(wanted).find(" " + std::string(name) + "#" + std::to_string(ordinal) + " ") != std::string::npos;
+    if (!wanted || std::string(wanted) == "all") return wanted;
+    return std::string(wanted).find(" " + std::string(name) + "#" + std::to_string(ordinal) + " ") != std::string::npos;
 }
 
 } // namespace

@@ -1,0 +1,98 @@
+/* bench_unfused.c - what kernels are compared with: the same results by calls that do one step each, as a program without fused
+ * kernels makes them. Contract: bench_kernels.h. */
+#include <string.h>
+
+#include "tools/bench_kernels.h"
+
+static int room(kernel *k, ts_device *d, ts_status *st, int64_t n)
+{
+    return kernel_buffer(k, d, st, KERNEL_SCRATCH, n);
+}
+
+/* --- GroupNorm, then SiLU --- */
+
+static ts_status group_norm_then_silu(kernel *k)
+{
+    ts_group_norm n = k->u.group;
+    n.silu = 0;
+    TS_TRY(k->be->group_norm_fwd(k->s, k->p[k->aux], k->p[1], k->p[2], k->p[3], k->p[4], k->p[5], &n));
+    return k->be->act_fwd(k->s, k->p[0], k->p[k->aux], TS_SILU, n.B * n.P * n.C);
+}
+
+void unfused_group_norm(kernel *k, ts_device *d, ts_status *st)
+{
+    k->aux = room(k, d, st, k->count[0]);
+    k->unfused = group_norm_then_silu;
+    k->same = 3;
+}
+
+/* --- the residual pyramid, one call for each step of its loop --- */
+
+/* One scale: rest -> code, h = what it adds to f_hat. */
+static ts_status one_scale(kernel *k, int scale, float *rest, float *z, float *code, float *h)
+{
+    const ts_residual_fsq *q = &k->u.rfsq;
+    const ts_pyramid *p = &q->p;
+    const int side = p->py[scale];
+    const ts_resample area = { k->B, q->D, p->h, p->w, side, side };
+    ts_residual_fsq step;
+    ts_pyramid alone;
+    TS_TRY(ts_pyramid_init(&alone, &p->py[scale], 1, -1, 1));
+    TS_TRY(ts_residual_fsq_init(&step, &alone, q->level, q->D, 0));
+    if (side < p->h) TS_TRY(k->be->area_fwd(k->s, z, rest, &area));
+    TS_TRY(k->be->residual_fsq_fwd(k->s, code, (int32_t *)(void *)k->p[k->aux + 4], NULL, NULL, NULL, side < p->h ? z : rest,
+                                   k->p[5] + scale * q->D, NULL, &step, k->B, k->p[k->aux + 7]));
+    TS_TRY(k->be->zero(k->s, h, (size_t)k->count[0] * sizeof(float)));
+    return k->be->pyramid_add(k->s, h, NULL, code, &k->phi, p, q->D, scale, k->B, k->p[k->aux + 6]);
+}
+
+static ts_status pyramid_in_steps(kernel *k)
+{
+    const int64_t n = k->count[0];
+    float *f_hat = k->p[0], *rest = k->p[k->aux], *z = k->p[k->aux + 1], *code = k->p[k->aux + 2], *h = k->p[k->aux + 3];
+    const float *minus_one = k->p[k->aux + 5];
+    TS_TRY(k->be->zero(k->s, f_hat, (size_t)n * sizeof(float)));
+    TS_TRY(k->be->copy(k->s, rest, k->p[4], (size_t)n * sizeof(float)));
+    for (int scale = 0; scale < k->u.rfsq.p.K; scale++) {
+        TS_TRY(one_scale(k, scale, rest, z, code, h));
+        TS_TRY(k->be->add(k->s, f_hat, f_hat, h, n));
+        TS_TRY(k->be->scale_rows(k->s, h, h, minus_one, 1, n));
+        TS_TRY(k->be->add(k->s, rest, rest, h, n));
+    }
+    return TS_OK;
+}
+
+void unfused_residual_fsq(kernel *k, ts_device *d, ts_status *st)
+{
+    const float minus_one = -1;
+    k->aux = room(k, d, st, k->count[0]);
+    for (int i = 0; i < 3; i++) room(k, d, st, k->count[0]);
+    room(k, d, st, k->count[1]);
+    int factor = room(k, d, st, 1);
+    if (*st == TS_OK) *st = k->be->upload(k->s, k->p[factor], &minus_one, sizeof minus_one);
+    room(k, d, st, (int64_t)k->be->pyramid_scratch(k->s, &k->u.rfsq.p, k->u.rfsq.D, k->B) / 4 + 1);
+    room(k, d, st, (int64_t)k->be->residual_fsq_scratch(k->s, &k->u.rfsq, k->B, 0) / 4 + 1);
+    k->unfused = pyramid_in_steps;
+    k->same = 1;
+}
+
+/* --- AdamW, one call for each of a hundred tensors --- */
+
+static ts_status adamw_by_tensor(kernel *k)
+{
+    const ts_adamw w = KERNEL_ADAMW;
+    const int64_t step = k->N / 100 > 0 ? k->N / 100 : 1;
+    for (int64_t at = 0; at < k->N; at += step) {
+        const int64_t n = k->N - at < step ? k->N - at : step;
+        const int64_t decay = k->N / 2 - at < 0 ? 0 : k->N / 2 - at < n ? k->N / 2 - at : n;
+        TS_TRY(k->be->adamw(k->s, k->p[0] + at, k->p[1] + at, k->p[2] + at, k->p[3] + at, k->p[4] + at, k->p[5], &w, decay, n));
+    }
+    return TS_OK;
+}
+
+void unfused_adamw(kernel *k, ts_device *d, ts_status *st)
+{
+    (void)d, (void)st;
+    k->unfused = adamw_by_tensor;
+    k->same = 4;
+}
