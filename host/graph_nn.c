@@ -381,7 +381,7 @@ ts_tensor *tg_attention(ts_graph *g, ts_tensor *qkv, ts_tensor *scale_mul, ts_te
     TG_READY(g, qkv);
     int64_t C = qkv->dim[2] / 3;
     if (qkv->rank != 3 || C * 3 != qkv->dim[2] || C % H != 0) return tg_mismatch(g, "attention", "(B,T,3*H*c)", qkv);
-    ts_attention op = { qkv->dim[0], qkv->dim[1], H, C / H, scale, 0, 0 };
+    ts_attention op = { qkv->dim[0], qkv->dim[1], H, C / H, scale, 0, 0, g->d->math };
     ts_tensor *y = tg_new(g, TS_F32, 3, TG_DIMS(op.B, op.T, C)), *in[] = { qkv, scale_mul, end };
     ts_block *lse = g->training ? tg_scratch(g, (size_t)(op.B * op.H * op.T) * sizeof(float)) : NULL;
     ts_block *scratch = tg_scratch(g, TG_BE(g)->attention_scratch(TG_S(g), &op, 0));
@@ -407,7 +407,7 @@ ts_tensor *tg_attention_cached(ts_graph *g, ts_tensor *qkv, ts_tensor *scale_mul
     int64_t C = qkv->dim[2] / 3;
     if (qkv->rank != 3 || cache_k->rank != 3 || cache_k->dim[2] != C || pos + qkv->dim[1] > cache_k->dim[1])
         return tg_mismatch(g, "attention_cached", "(B,T,3C) with room in the cache", qkv);
-    ts_attention op = { qkv->dim[0], qkv->dim[1], H, C / H, scale, pos, cache_k->dim[1] };
+    ts_attention op = { qkv->dim[0], qkv->dim[1], H, C / H, scale, pos, cache_k->dim[1], g->d->math };
     ts_tensor *y = tg_new(g, TS_F32, 3, TG_DIMS(op.B, op.T, C)), *in[] = { qkv };
     ts_block *scratch = tg_scratch(g, TG_BE(g)->attention_scratch(TG_S(g), &op, 0));
     if (g->status == TS_OK)

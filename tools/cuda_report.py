@@ -38,7 +38,7 @@ KNOWN = """Over them as an op is GroupNorm of more than 256 positions: statistic
   own, x is read by both (1.5 times what is least; backward, with dy, 1.67). Cross-entropy finds a row in the cache again up to about
   10,000 classes; longer ones are read three times."""
 # Files whose kernels must keep all arrays in registers.
-NO_STACK = ("fsq.cu", "residual_fsq.cu", "residual_vq.cu", "attention.cu")
+NO_STACK = ("fsq.cu", "residual_fsq.cu", "residual_vq.cu", "attention.cu", "attention_mma.cu")
 
 
 class Architecture:

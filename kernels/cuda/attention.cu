@@ -3,30 +3,15 @@
  * Tiles of TILE queries by TILE keys in shared memory. Forward keeps a running maximum and sum for each query (online
  * softmax); backward recomputes the probabilities from lse, once by tiles of queries for dq and once by tiles of keys
  * for dk and dv. Every number has one owner and sums run in ascending order, so nothing depends on the launch. Heads
- * too wide for shared memory are read where they lie, and sums are kept where the results go. */
-#include "tessera/op_attention.h"
-
-#include "kernels/cuda/launch.cuh"
+ * too wide for shared memory are read where they lie, and sums are kept where the results go. With TS_MATH_BF16
+ * attention_mma.cu does the forward. */
+#include "kernels/cuda/attention.cuh"
 #include "tessera/exact.h"
 
-enum { TILE = 32, WARPS = 4, ROWS = TILE / WARPS }; /* a warp owns ROWS rows of a tile, a lane a column */
+enum { WARPS = 4, ROWS = TILE / WARPS }; /* a warp owns ROWS rows of a tile, a lane a column */
 
 static const float SMALLEST_NORM = 1e-12f;
 static const float LARGEST_SCALE_MUL = 4.60517019f; /* log 100 */
-
-/* One call. Keys and values of the masked form lie in qkv, those of the cached form in the cache. */
-struct job {
-    const float *q, *k, *v;
-    const int32_t *end;
-    const float *q_factor; /* (B,H,T) all factors of a query, its norm among them */
-    const float *k_factor; /* (B,H,T) 1/norm of a key, NULL for 1                 */
-    float *out, *lse;
-    const float *dout, *fwd_lse, *delta; /* backward; delta (B,H,T) = dout.out    */
-    float *dqkv, *dmul;                  /* dmul (B,H,tiles of queries)           */
-    int64_t T, H, keys;
-    int64_t q_image, q_token, kv_image, kv_token; /* floats between images and between tokens */
-    int c;
-};
 
 static __device__ inline float inverse_norm(const float *x, int c, int lane)
 {
@@ -92,12 +77,6 @@ static __device__ inline tile zero_tile(float *shared, float *to, int64_t token,
     return a;
 }
 
-/* How many of the rows t0.. of a tile lie before n. */
-static __device__ inline int rows_in(int64_t t0, int64_t n)
-{
-    return n - t0 < TILE ? (int)(n - t0) : (int)TILE;
-}
-
 static __device__ inline float dot(const float *x, const float *y, int c)
 {
     float sum = 0;
@@ -110,11 +89,6 @@ static __device__ inline float score(const job &j, int64_t head, int64_t t, int6
 {
     const float s = dot(q, k, j.c) * j.q_factor[head * j.T + t];
     return j.k_factor ? s * j.k_factor[head * j.T + u] : s;
-}
-
-static __device__ inline int64_t end_of(const job &j, int64_t t)
-{
-    return t >= j.T ? 0 : j.end ? j.end[t] : j.keys;
 }
 
 /* Bytes of a kernel with `tiles` tiles and `scores` squares of scores; without the tiles where they do not fit. */
@@ -195,9 +169,11 @@ static ts_status check(const ts_attention *a)
     return ts_fail(TS_E_ARG, "attention: %lld images and %lld heads, at most 65535", (long long)a->B, (long long)a->H);
 }
 
-static ts_status forward(ts_stream *s, const job &j, int64_t B)
+static ts_status forward(ts_stream *s, const job &j, int64_t B, ts_math math)
 {
-    if (B == 0 || j.T == 0) return TS_OK;
+    bool done = B == 0 || j.T == 0;
+    if (!done && math == TS_MATH_BF16) TS_TRY(attention_mma(s, &done, j, B));
+    if (done) return TS_OK;
     int staged;
     const size_t bytes = shared_bytes(s, 4, 1, j.c, &staged);
     TS_TRY(ts_cuda(
@@ -256,7 +232,7 @@ ts_status attention_fwd_cuda(ts_stream *s, float *out, float *lse, const float *
     job j = masked(qkv, end, a, q_factor);
     j.out = out;
     j.lse = lse;
-    return forward(s, j, a->B);
+    return forward(s, j, a->B, a->math);
 }
 
 /* A warp copies one head's key and value of a new token behind those in the cache. */
@@ -296,7 +272,7 @@ ts_status attention_cached_cuda(ts_stream *s, float *out, float *cache_k, float 
     j.kv_image = a->T_max * C;
     j.kv_token = C;
     j.out = out;
-    return forward(s, j, a->B);
+    return forward(s, j, a->B, a->math);
 }
 
 /* ---- backward ---- */

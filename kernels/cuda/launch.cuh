@@ -35,7 +35,7 @@ ts_status ts_cuda(cudaError_t e, const char *what);
 #ifdef __CUDACC__
 #define TS_LAUNCH(kernel, grid, block, shared_bytes, s, ...)                                                           \
     (kernel<<<(grid), (block), (shared_bytes), (s)->stream>>>(__VA_ARGS__), ts_cuda(cudaGetLastError(), #kernel))
-#define TS_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#define TS_SHARED(name) extern __shared__ __align__(32) unsigned char name[]
 #define TS_VECTOR(p, bytes, write) ((void)0)
 #else
 #define TS_LAUNCH(kernel, grid, block, shared_bytes, s, ...)                                                           \

@@ -56,7 +56,7 @@ const void *scheduler_stack;
 size_t scheduler_bytes;
 void *scheduler_fake;
 const launch_request *request;
-std::vector<char> dynamic_buffer;
+char *dynamic_buffer;
 std::map<const void *, int> shared_limits;
 
 /* From a fiber back to the scheduler; returns when the fiber goes on. */
@@ -122,6 +122,28 @@ std::string name_of(const thread &t)
     return "(" + std::to_string(t.index.x) + "," + std::to_string(t.index.y) + "," + std::to_string(t.index.z) + ")";
 }
 
+float widened(uint16_t bits)
+{
+    const uint32_t u = (uint32_t)bits << 16;
+    float x;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
+
+/* c += a b, numbers by rows, eight in a lane. */
+void multiply(thread *base)
+{
+    const auto lane = [base](int i) { return (matrix_lane *)(uintptr_t)base[i].value; };
+    for (int n = 0; n < 256; n++) {
+        float sum = lane(n / 8)->c[n % 8];
+        for (int k = 0; k < 16; k++) {
+            const int a = n / 16 * 16 + k, b = k * 16 + n % 16;
+            sum += widened(lane(a / 8)->a[a % 8]) * widened(lane(b / 8)->b[b % 8]);
+        }
+        lane(n / 8)->c[n % 8] = sum;
+    }
+}
+
 /* The operation of a whole group of lanes, which all wait at it. base: lane 0 of their warp. */
 void finish_warp(thread *base, int lanes, unsigned mask)
 {
@@ -145,7 +167,13 @@ void finish_warp(thread *base, int lanes, unsigned mask)
             from = i - t.lane >= 0 ? i - t.lane : i;
             break;
         case BALLOT:
+        case MEET:
+        case MATRIX:
             break;
+        }
+        if (t.op == MEET && base[0].value != t.value) {
+            current = &t;
+            fatal("%s:%d: the lanes of a warp name different matrices", t.file, t.line);
         }
         if (from >= lanes || !(mask >> from & 1)) {
             current = &t;
@@ -157,10 +185,12 @@ void finish_warp(thread *base, int lanes, unsigned mask)
             for (int j = 0; j < lanes; j++) t.result |= (mask >> j & 1 ? base[j].value : 0) << j;
         }
     }
+    const warp_op op = base[__builtin_ctz(mask)].op;
+    if (op == MATRIX) multiply(base);
     for (int i = 0; i < lanes; i++) {
         if (!(mask >> i & 1)) continue;
         base[i].state = thread::READY;
-        base[i].warp_syncs++;
+        base[i].warp_syncs += op != MEET && op != MATRIX; /* those order no memory */
     }
 }
 
@@ -227,7 +257,7 @@ void run_block(size_t dynamic_bytes)
     for (thread &t : threads) t.state = thread::NEW;
     started = 0;
     block_epoch++;
-    begin_block(dynamic_bytes ? dynamic_buffer.data() : nullptr, dynamic_bytes);
+    begin_block(dynamic_bytes ? dynamic_buffer : nullptr, dynamic_bytes);
     while (started < threads.size()) {
         fiber *f = idle.back();
         idle.pop_back();
@@ -302,7 +332,8 @@ void run_kernel(const launch_request &r)
     blockDim = r.block;
     gridDim = r.grid;
     /* A buffer of exactly this size: AddressSanitizer sees its end. */
-    std::vector<char>(r.shared_bytes + 1).swap(dynamic_buffer);
+    free(dynamic_buffer);
+    if (posix_memalign((void **)&dynamic_buffer, 128, r.shared_bytes + 1) != 0) fatal("no memory for shared memory");
     const int n = (int)(r.block.x * r.block.y * r.block.z);
     threads.assign(n, thread());
     for (int i = 0; i < n; i++) {
@@ -344,9 +375,17 @@ uint64_t warp(warp_op op, unsigned mask, uint64_t value, int lane, const char *f
     return t->result;
 }
 
+void check_matrix(const void *p, size_t row_bytes, const char *file, int line)
+{
+    if (blockDim.x % WARP || blockDim.y * blockDim.z != 1) fatal("%s:%d: a matrix needs whole warps", file, line);
+    if ((uintptr_t)p % 32 || row_bytes % 16)
+        fatal("%s:%d: matrix at %p with rows of %zu bytes is misaligned", file, line, p, row_bytes);
+    warp(MEET, 0xffffffffu, (uint64_t)(uintptr_t)p, (int)row_bytes, file, line);
+}
+
 void *dynamic_shared()
 {
-    return dynamic_buffer.data();
+    return dynamic_buffer;
 }
 
 } // namespace emu

@@ -5,6 +5,7 @@
  *   block.cpp   the threads of a block as fibers; barriers, warp operations, shared memory
  *   traffic.cpp bytes, sectors and bank conflicts of launches, if asked for
  *   stream.cpp  streams, events, graphs: work is put off until somebody waits for it
+ *   include/mma.h  matrix fragments; products of a warp in block.cpp
  *   cublas.cpp, cudnn.cpp  the calls of cuBLAS and cuDNN in use, as plain loops
  *
  * Every access of a kernel arrives here because kernels are compiled with -fsanitize=thread and linked with the

@@ -152,7 +152,8 @@ void shared_access(word &w, bool write, uintptr_t a)
         w.write_syncs = current->warp_syncs;
         return;
     }
-    const bool first = w.read_epoch != block_epoch;
+    /* Earlier reads of the same warp, a warp operation ago, are no more in anybody's way than this one. */
+    const bool first = w.read_epoch != block_epoch || (w.read_warp == warp && w.read_syncs < current->warp_syncs);
     w.reader = first || w.reader == me ? me : -1;
     w.read_warp = first || w.read_warp == warp ? warp : -1;
     w.read_syncs = first || current->warp_syncs > w.read_syncs ? current->warp_syncs : w.read_syncs;

@@ -2,6 +2,7 @@
  *
  * Oracle     plain loops in double over the whole T x T matrix; its gradient is analytic and is itself checked against
  *            central differences.
+ * bfloat16   forward with operands that a rounding of its own brought to bfloat16, where the backend does so.
  * Inputs     seeded normals at odd sizes; rows that see one key; scores that span hundreds; vectors below the smallest
  *            norm; NaN behind the mask.
  */
@@ -58,6 +59,7 @@ typedef struct {
     int64_t T, C, c;
     double scale, mul; /* mul: NAN without l2 norm */
     const int32_t *end;
+    enum { EXACT, ROUNDED, ROUNDED_UNITS } operands; /* units: keys are normalised before */
     double *q, *k, *nq, *nk, *p; /* factors applied; norms; probabilities */
 } head;
 
@@ -66,6 +68,13 @@ static double norm_of(const double *x, int64_t c)
     double sum = 0;
     for (int64_t i = 0; i < c; i++) sum += x[i] * x[i];
     return fmax(sqrt(sum), 1e-12);
+}
+
+static double to_bf16(double x)
+{
+    int e;
+    const double m = frexp(x, &e); /* 8 significant bits */
+    return ldexp(rint(ldexp(m, 8)), e - 8);
 }
 
 static void oracle_head(head *o, double *out, double *lse, const double *qkv)
@@ -77,8 +86,9 @@ static void oracle_head(head *o, double *out, double *lse, const double *qkv)
         o->nq[t] = l2 ? norm_of(q, c) : 1;
         o->nk[t] = l2 ? norm_of(k, c) : 1;
         for (int64_t i = 0; i < c; i++) {
-            o->q[t * c + i] = q[i] / o->nq[t] * (l2 ? exp(fmin(o->mul, LOG100)) : 1);
-            o->k[t * c + i] = k[i] / o->nk[t];
+            o->q[t * c + i] = (o->operands ? to_bf16(q[i]) : q[i]) / o->nq[t] * (l2 ? exp(fmin(o->mul, LOG100)) : 1);
+            o->k[t * c + i] = (o->operands == ROUNDED ? to_bf16(k[i]) : k[i]) / o->nk[t];
+            if (o->operands == ROUNDED_UNITS) o->k[t * c + i] = to_bf16(o->k[t * c + i]);
         }
     }
     for (int64_t t = 0; t < T; t++) {
@@ -94,7 +104,10 @@ static void oracle_head(head *o, double *out, double *lse, const double *qkv)
         lse[t] = top + log(sum);
         for (int64_t i = 0; i < c; i++) {
             out[t * o->C + i] = 0;
-            for (int64_t u = 0; u < n; u++) out[t * o->C + i] += p[u] * qkv[u * step + 2 * o->C + i];
+            for (int64_t u = 0; u < n; u++) {
+                const double v = qkv[u * step + 2 * o->C + i];
+                out[t * o->C + i] += p[u] * (o->operands ? to_bf16(v) : v);
+            }
         }
     }
 }
@@ -146,11 +159,12 @@ static double oracle_head_bwd(head *o, double *dqkv, const double *dout, const d
 }
 
 /* dout NULL: forward only. dmul is added to. */
-static void oracle(double *out, double *lse, double *dqkv, double *dmul, const double *dout, const double *qkv,
-                   const double *mul, const int32_t *end, const shape *p)
+static void oracle_of(double *out, double *lse, double *dqkv, double *dmul, const double *dout, const double *qkv,
+                      const double *mul, const int32_t *end, const shape *p, int operands)
 {
     const int64_t T = p->T, c = p->c, C = p->H * c;
-    head o = { T, C, c, p->scale, NAN, end, doubles(T * c), doubles(T * c), doubles(T), doubles(T), doubles(T * T) };
+    head o = { T, C, c, p->scale, NAN, end, operands, NULL, NULL, doubles(T), doubles(T), doubles(T * T) };
+    o.q = doubles(T * c), o.k = doubles(T * c);
     for (int64_t b = 0; b < p->B; b++)
         for (int64_t h = 0; h < p->H; h++) {
             const int64_t at = b * T * C + h * c, at3 = b * T * 3 * C + h * c;
@@ -160,6 +174,12 @@ static void oracle(double *out, double *lse, double *dqkv, double *dmul, const d
             const double d = oracle_head_bwd(&o, dqkv + at3, dout + at, qkv + at3);
             if (p->l2) dmul[h] += d;
         }
+}
+
+static void oracle(double *out, double *lse, double *dqkv, double *dmul, const double *dout, const double *qkv,
+                   const double *mul, const int32_t *end, const shape *p)
+{
+    oracle_of(out, lse, dqkv, dmul, dout, qkv, mul, end, p, EXACT);
 }
 
 /* What one run of a backend needs and gives. */
@@ -355,18 +375,29 @@ T_TEST(invariance)
     }
 }
 
+/* CUDA rounds where tiles of a head fit into shared memory. */
+static int rounds(const ts_backend *be, const shape *p)
+{
+    return strcmp(be->name, "cpu") != 0 && p->c < 256;
+}
+
+/* A weight is rounded by up to 2^-9 of itself, and outputs are sums of weights as small as themselves. */
+static const double WEIGHTS = 0x1p-8;
+
 /* Scale after scale through the cache, against the oracle of the masked form; the cache behind them stays poisoned. */
-static void decode(const ts_backend *be, ts_stream *s, const shape *p)
+static void decode(const ts_backend *be, ts_stream *s, const shape *p, ts_math math)
 {
     problem x = make(p, 23);
+    const int operands = math == TS_MATH_BF16 && rounds(be, p) ? ROUNDED_UNITS : EXACT;
     const int64_t B = p->B, T = p->T, C = p->H * p->c, room = T + 3;
     double *out = doubles(x.n), *lse = doubles(B * p->H * T);
-    oracle(out, lse, NULL, NULL, NULL, widen(x.qkv, 3 * x.n), widen(x.mul, p->H), x.end, &x.p);
+    oracle_of(out, lse, NULL, NULL, NULL, widen(x.qkv, 3 * x.n), widen(x.mul, p->H), x.end, &x.p, operands);
 
     t_buf *k = T_OUTF(B * room * C), *v = T_OUTF(B * room * C);
     const float *mul = p->l2 ? T_INF(x.mul, p->H)->dev : NULL;
     ts_attention a = x.a;
     a.T_max = room;
+    a.math = math;
     for (int i = 0; i < 16 && p->segment[i]; i++, a.pos += a.T) {
         a.T = p->segment[i];
         float *part = t_alloc(sizeof(float) * (size_t)(B * a.T * 3 * C));
@@ -377,7 +408,8 @@ static void decode(const ts_backend *be, ts_stream *s, const shape *p)
                                   T_SCRATCH(be->attention_scratch(s, &a, 0))));
         t_down(got);
         for (int64_t b = 0; b < B; b++)
-            t_close("cached", T_F(got) + b * a.T * C, out + (b * T + a.pos) * C, a.T * C, tolerance(p));
+            t_close("cached", T_F(got) + b * a.T * C, out + (b * T + a.pos) * C, a.T * C,
+                    operands ? WEIGHTS : tolerance(p));
     }
     T_EQI(a.pos, T);
 
@@ -393,14 +425,60 @@ static void decode(const ts_backend *be, ts_stream *s, const shape *p)
 
 T_TEST(cached)
 {
-    decode(be, s, &SHAPES[0]);
-    decode(be, s, &SHAPES[1]);
-    decode(be, s, &SHAPES[5]);
-    decode(be, s, &SHAPES[6]);
+    static const int cases[] = { 0, 1, 5, 6 };
+    for (int i = 0; i < 4; i++) decode(be, s, &SHAPES[cases[i]], TS_MATH_F32);
+    decode(be, s, &SHAPES[0], TS_MATH_BF16);
+    decode(be, s, &SHAPES[5], TS_MATH_BF16);
 
     ts_attention a = { .B = 1, .T = 3, .H = 1, .c = 4, .scale = 1, .pos = 6, .T_max = 8 };
     T_STATUS(TS_E_INTERNAL, be->attention_cached(s, T_OUTF(12)->dev, T_OUTF(32)->dev, T_OUTF(32)->dev, T_OUTF(36)->dev,
                                                  NULL, &a, T_SCRATCH(1 << 16)));
+}
+
+T_TEST(bfloat16)
+{
+    for (int i = 0; i < N_SHAPES; i++) {
+        const shape *p = &SHAPES[i];
+        problem x = make(p, 100 + (uint64_t)i);
+        const int64_t n = p->B * p->H * p->T, operands = rounds(be, p) ? ROUNDED : EXACT;
+        double *out = doubles(x.n), *lse = doubles(n);
+        x.a.math = TS_MATH_BF16;
+        oracle_of(out, lse, NULL, NULL, NULL, widen(x.qkv, 3 * x.n), widen(x.mul, p->H), x.end, &x.p, (int)operands);
+        for (unsigned order = 0; order < (i == 1 ? 3 : 1); order++) {
+            t_thread_order(order);
+            run(be, s, &x);
+            t_close("out", T_F(x.out), out, x.n, operands ? WEIGHTS : tolerance(p));
+            t_close("lse", T_F(x.lse), lse, n, tolerance(p));
+        }
+        t_thread_order(0);
+    }
+}
+
+/* Any batch: the same bits. What lies behind the mask: nothing of it is seen, and those who see it get NaN. */
+T_TEST(bfloat16_promises)
+{
+    problem all = make(&SHAPES[0], 17), bad = all, alone = all, broken = all;
+    const int64_t C = all.a.H * all.a.c, T = all.a.T, last = all.n / 2;
+    bad.qkv = t_normals(3 * all.n, 1, 17), broken.qkv = t_normals(3 * all.n, 1, 17);
+    for (int64_t i = 0; i < 3 * all.n; i++)
+        if (i / (3 * C) % T >= 21) bad.qkv[i] = i % 2 ? NAN : INFINITY;
+    broken.qkv[(30 * 3 + 2) * C + 5] = INFINITY; /* a value of the last scale */
+    all.a.math = bad.a.math = alone.a.math = broken.a.math = TS_MATH_BF16;
+    alone.a.B = alone.p.B = 1, alone.n = last, alone.qkv += 3 * last, alone.dout += last;
+    run(be, s, &all), run(be, s, &bad), run(be, s, &alone), run(be, s, &broken);
+    T_TRUE(same(all.out, alone.out, 4 * (size_t)last) && same(all.dqkv, alone.dqkv, 12 * (size_t)last));
+    for (int64_t b = 0; b < 2; b++) {
+        const float *one = T_F(all.out) + b * T * C, *two = T_F(bad.out) + b * T * C;
+        T_TRUE(memcmp(one, two, sizeof(float) * (size_t)(21 * C)) == 0);
+        T_TRUE(isnan(two[21 * C]) && isnan(two[T * C - 1]));
+        for (int64_t i = 0; i < C; i++) { /* one key alone: its value */
+            const double v = all.qkv[b * T * 3 * C + 2 * C + i];
+            T_TRUE(one[i] == (float)(rounds(be, &all.p) ? to_bf16(v) : v));
+        }
+    }
+    T_TRUE(memcmp(T_F(all.out), T_F(broken.out), sizeof(float) * (size_t)(21 * C)) == 0);
+    T_TRUE(!isfinite(T_F(broken.out)[21 * C + 5]) && !isfinite(T_F(broken.out)[(T - 1) * C + 5]));
+    T_TRUE(isfinite(T_F(broken.out)[last + (T - 1) * C + 5])); /* of the other picture */
 }
 
 int main(void)
@@ -414,5 +492,7 @@ int main(void)
     T_ADD(u, mask);
     T_ADD(u, invariance);
     T_ADD(u, cached);
+    T_ADD(u, bfloat16);
+    T_ADD(u, bfloat16_promises);
     return t_run(u);
 }

@@ -42,7 +42,7 @@ constexpr int warpSize = 32;
 namespace emu
 {
 
-enum warp_op { SYNC, SHUFFLE, SHUFFLE_XOR, SHUFFLE_DOWN, SHUFFLE_UP, BALLOT };
+enum warp_op { SYNC, SHUFFLE, SHUFFLE_XOR, SHUFFLE_DOWN, SHUFFLE_UP, BALLOT, MEET, MATRIX };
 enum atomic_op { ADD, MIN, MAX, EXCHANGE };
 
 void barrier(const char *file, int line);
@@ -50,6 +50,14 @@ uint64_t warp(warp_op op, unsigned mask, uint64_t value, int lane, const char *f
 void *dynamic_shared();
 void check_atomic(const void *p, size_t bytes); /* access and alignment */
 void check_vector(const void *p, size_t bytes, bool write);
+
+/* Matrix products of a warp (mma.h): what a lane brings, and c is what it takes away. */
+struct matrix_lane {
+    uint16_t a[8], b[8];
+    float c[8];
+};
+/* A matrix of 16x16 that a warp loads or stores together: alignment; all lanes are there and mean the same. */
+void check_matrix(const void *p, size_t row_bytes, const char *file, int line);
 
 template <class T> T shuffle(warp_op op, unsigned mask, T value, int lane, const char *file, int line)
 {
