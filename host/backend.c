@@ -10,6 +10,7 @@ static const ts_backend CPU = {
     .name = "cpu",
     .about = about_cpu,
     .preferred_math = preferred_math_cpu,
+    .factor_dtype = factor_dtype_cpu,
     .stream_new = stream_new_cpu,
     .stream_free = stream_free_cpu,
     .stream_sync = stream_sync_cpu,

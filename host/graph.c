@@ -101,12 +101,23 @@ int tg_present(ts_graph *g, const ts_tensor *const *need, int n)
     return 1;
 }
 
-int tg_ready(ts_graph *g, const ts_tensor *const *need, int n)
+int tg_whole(ts_graph *g, const ts_tensor *const *need, int n)
 {
     if (!tg_present(g, need, n)) return 0;
     for (int i = 0; i < n; i++)
         if (need[i]->stride) {
             ts_graph_fail(g, ts_fail(TS_E_INTERNAL, "an op was given a chunk, expected a contiguous tensor"));
+            return 0;
+        }
+    return 1;
+}
+
+int tg_ready(ts_graph *g, const ts_tensor *const *need, int n)
+{
+    if (!tg_whole(g, need, n)) return 0;
+    for (int i = 0; i < n; i++)
+        if (need[i]->dtype == TS_BF16) {
+            ts_graph_fail(g, ts_fail(TS_E_INTERNAL, "an op was given bfloat16, which products alone read"));
             return 0;
         }
     return 1;
@@ -163,6 +174,12 @@ ts_tensor *tg_new(ts_graph *g, ts_dtype dtype, int rank, const int64_t *dim)
 ts_tensor *tg_like(ts_graph *g, const ts_tensor *x)
 {
     return tg_new(g, x->dtype, x->rank, x->dim);
+}
+
+ts_tensor *tg_factor(ts_graph *g, const ts_tensor *like)
+{
+    const int keeps = g->training || !TG_BE(g)->factor_dtype;
+    return tg_new(g, keeps ? TS_F32 : TG_BE(g)->factor_dtype(g->d->math), like->rank, like->dim);
 }
 
 ts_block *tg_scratch(ts_graph *g, size_t bytes)

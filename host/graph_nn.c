@@ -19,18 +19,18 @@ static void linear_back(ts_graph *g, tg_node *n)
 
 ts_tensor *tg_linear(ts_graph *g, ts_tensor *x, ts_tensor *w, ts_tensor *b)
 {
-    TG_READY(g, x, w);
+    TG_WHOLE(g, x, w);
     if (w->rank != 2 || x->dim[x->rank - 1] != w->dim[1])
         return tg_mismatch(g, "linear", "last dimension = columns of the weight", x);
     if (b && ts_tensor_count(b) != w->dim[0]) return tg_mismatch(g, "linear", "a bias as long as the output", b);
-    ts_linear op = { ts_tensor_count(x) / w->dim[1], w->dim[1], w->dim[0], g->d->math };
+    ts_linear op = { ts_tensor_count(x) / w->dim[1], w->dim[1], w->dim[0], g->d->math, x->dtype };
     int64_t dim[TS_MAX_RANK];
     memcpy(dim, x->dim, sizeof dim);
     dim[x->rank - 1] = op.O;
     ts_tensor *y = tg_new(g, TS_F32, x->rank, dim), *in[] = { x, w, b };
     ts_block *scratch = tg_scratch(g, TG_BE(g)->linear_scratch(TG_S(g), &op, 0));
     if (y && scratch)
-        tg_check(g, TG_BE(g)->linear_fwd(TG_S(g), TG_F(y), TG_F(x), TG_F(w), TG_F(b), &op, scratch->p));
+        tg_check(g, TG_BE(g)->linear_fwd(TG_S(g), TG_F(y), x->data, TG_F(w), TG_F(b), &op, scratch->p));
     ts_block_drop(g->d, scratch);
     tg_node *n = tg_record(g, linear_back, y, in, 3);
     if (n) n->u.linear = op;
@@ -54,16 +54,16 @@ static void conv2d_back(ts_graph *g, tg_node *n)
 
 ts_tensor *tg_conv2d(ts_graph *g, ts_tensor *x, ts_tensor *w, ts_tensor *b, int stride, int pad_lo, int pad_hi)
 {
-    TG_READY(g, x, w);
+    TG_WHOLE(g, x, w);
     if (x->rank != 4 || w->rank != 4 || x->dim[3] != w->dim[3])
         return tg_mismatch(g, "conv2d", "(B,Y,X,C) with the weight's input channels", x);
     ts_conv2d op = { x->dim[0], x->dim[1], x->dim[2], x->dim[3], w->dim[0], (int)w->dim[1], stride, pad_lo, pad_hi,
-                     g->d->math };
+                     g->d->math, x->dtype };
     ts_tensor *in[] = { x, w, b };
     ts_tensor *y = tg_new(g, TS_F32, 4, TG_DIMS(op.B, ts_conv2d_out(&op, op.Y), ts_conv2d_out(&op, op.X), op.O));
     ts_block *scratch = tg_scratch(g, TG_BE(g)->conv2d_scratch(TG_S(g), &op, 0));
     if (y && scratch)
-        tg_check(g, TG_BE(g)->conv2d_fwd(TG_S(g), TG_F(y), TG_F(x), TG_F(w), TG_F(b), &op, scratch->p));
+        tg_check(g, TG_BE(g)->conv2d_fwd(TG_S(g), TG_F(y), x->data, TG_F(w), TG_F(b), &op, scratch->p));
     ts_block_drop(g->d, scratch);
     tg_node *n = tg_record(g, conv2d_back, y, in, 3);
     if (n) n->u.conv = op;
@@ -91,12 +91,12 @@ ts_tensor *tg_group_norm(ts_graph *g, ts_tensor *x, ts_tensor *gamma, ts_tensor 
     int64_t C = x->dim[x->rank - 1];
     if (x->rank != 4 || C % groups != 0 || ts_tensor_count(gamma) != C)
         return tg_mismatch(g, "group_norm", "(B,Y,X,C), C a multiple of the groups", x);
-    ts_group_norm op = { x->dim[0], x->dim[1] * x->dim[2], C, groups, eps, silu };
-    ts_tensor *y = tg_like(g, x), *in[] = { x, gamma, beta };
+    ts_tensor *y = tg_factor(g, x), *in[] = { x, gamma, beta };
+    ts_group_norm op = { x->dim[0], x->dim[1] * x->dim[2], C, groups, eps, silu, y ? y->dtype : TS_F32 };
     size_t bytes = (size_t)(op.B * op.G) * sizeof(float);
     ts_block *mean = tg_scratch(g, bytes), *rstd = tg_scratch(g, bytes);
     if (y && mean && rstd)
-        tg_check(g, TG_BE(g)->group_norm_fwd(TG_S(g), TG_F(y), mean->p, rstd->p, TG_F(x), TG_F(gamma), TG_F(beta), &op));
+        tg_check(g, TG_BE(g)->group_norm_fwd(TG_S(g), y->data, mean->p, rstd->p, TG_F(x), TG_F(gamma), TG_F(beta), &op));
     tg_node *n = tg_record(g, group_norm_back, y, in, 3);
     if (n) {
         n->u.group = op;
@@ -124,8 +124,8 @@ static void act_back(ts_graph *g, tg_node *n)
 ts_tensor *tg_act(ts_graph *g, ts_tensor *x, ts_act act)
 {
     TG_READY(g, x);
-    ts_tensor *y = tg_like(g, x), *in[] = { x };
-    if (y) tg_check(g, TG_BE(g)->act_fwd(TG_S(g), TG_F(y), TG_F(x), act, ts_tensor_count(x)));
+    ts_tensor *y = tg_factor(g, x), *in[] = { x };
+    if (y) tg_check(g, TG_BE(g)->act_fwd(TG_S(g), y->data, TG_F(x), act, ts_tensor_count(x), y->dtype));
     tg_node *n = tg_record(g, act_back, y, in, 1);
     if (n) n->act = act;
     tg_consume(g, in, 1);
@@ -338,14 +338,15 @@ ts_tensor *tg_ada_norm(ts_graph *g, ts_tensor **stream, ts_tensor *h, ts_tensor 
     if (!tg_present(g, (const ts_tensor *const[]){ scale, shift }, 2)) return NULL;
     if (x->rank != 3 || scale->dim[0] != x->dim[0] || scale->dim[1] != x->dim[2])
         return tg_mismatch(g, "ada_norm", "x (B,T,C) with scale and shift (B,C)", scale);
-    ts_ada_norm op = { x->dim[0], x->dim[1], x->dim[2], row_stride(gate), row_stride(scale), row_stride(shift), eps };
+    ts_tensor *y = tg_factor(g, x), *r = NULL;
+    ts_ada_norm op = { x->dim[0], x->dim[1], x->dim[2], row_stride(gate), row_stride(scale), row_stride(shift), eps,
+                       y ? y->dtype : TS_F32 };
     size_t bytes = (size_t)(op.B * op.T) * sizeof(float);
-    ts_tensor *y = tg_like(g, x), *r = NULL;
     /* In inference the stream is updated in place. */
     if (h) r = g->training ? tg_like(g, x) : x;
     ts_block *mean = g->training ? tg_scratch(g, bytes) : NULL, *rstd = g->training ? tg_scratch(g, bytes) : NULL;
     if (g->status == TS_OK)
-        tg_check(g, TG_BE(g)->ada_norm_fwd(TG_S(g), TG_F(r), TG_F(y), mean ? mean->p : NULL, rstd ? rstd->p : NULL,
+        tg_check(g, TG_BE(g)->ada_norm_fwd(TG_S(g), TG_F(r), y->data, mean ? mean->p : NULL, rstd ? rstd->p : NULL,
                                            TG_F(x), TG_F(h), TG_F(gate), TG_F(scale), TG_F(shift), &op));
     tg_node *n = tg_record(g, ada_norm_back, y, in, 5);
     if (n) {

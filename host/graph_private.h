@@ -41,13 +41,17 @@ struct ts_graph {
     size_t n_nodes, room;
 };
 
-/* Returns NULL from the calling function unless all is well so far and the tensors are there, whole and contiguous. */
-#define TG_READY(g, ...)                                                          \
-    do {                                                                          \
-        const ts_tensor *const need_[] = { __VA_ARGS__ };                         \
-        if (!tg_ready(g, need_, (int)(sizeof need_ / sizeof *need_))) return NULL; \
+/* Returns NULL from the calling function unless all is well so far and the tensors are there, whole and contiguous. WHOLE: they may
+ * also be bfloat16. */
+#define TG_READY(g, ...) TG_CHECK_ALL(tg_ready, g, __VA_ARGS__)
+#define TG_WHOLE(g, ...) TG_CHECK_ALL(tg_whole, g, __VA_ARGS__)
+#define TG_CHECK_ALL(check, g, ...)                                            \
+    do {                                                                       \
+        const ts_tensor *const need_[] = { __VA_ARGS__ };                      \
+        if (!check(g, need_, (int)(sizeof need_ / sizeof *need_))) return NULL; \
     } while (0)
 int tg_ready(ts_graph *g, const ts_tensor *const *need, int n);
+int tg_whole(ts_graph *g, const ts_tensor *const *need, int n);
 int tg_present(ts_graph *g, const ts_tensor *const *need, int n); /* the same for an op that reads chunks */
 
 /* A shape that does not fit: one line with the op's name and what was expected; always returns NULL. */
@@ -55,6 +59,8 @@ ts_tensor *tg_mismatch(ts_graph *g, const char *op, const char *expected, const 
 
 ts_tensor *tg_new(ts_graph *g, ts_dtype dtype, int rank, const int64_t *dim); /* with memory */
 ts_tensor *tg_like(ts_graph *g, const ts_tensor *x);
+/* What an op writes that products alone read: rounded already, if this graph's products round and nothing flows back. */
+ts_tensor *tg_factor(ts_graph *g, const ts_tensor *like);
 ts_block *tg_scratch(ts_graph *g, size_t bytes); /* at least one byte; NULL makes the failure stick */
 int tg_check(ts_graph *g, ts_status st);         /* st sticks if it is a failure; 1 if it is TS_OK */
 /* Drop the inputs that were handed over with tg_move (inference). */

@@ -22,28 +22,29 @@
     X(zero, (ts_stream * s, void *p, size_t bytes), (s, p, bytes), 0)                                                  \
     X(mem_constant, (ts_stream * s, const void *p, size_t bytes, int on), (s, p, bytes, on), 0)                        \
     X(linear_fwd,                                                                                                      \
-      (ts_stream * s, float *y, const float *x, const float *w, const float *b, const ts_linear *l, void *scratch),    \
+      (ts_stream * s, float *y, const void *x, const float *w, const float *b, const ts_linear *l, void *scratch),     \
       (s, y, x, w, b, l, scratch), FLOPS_LINEAR)                                                                       \
     X(linear_bwd,                                                                                                      \
       (ts_stream * s, float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,                \
        const ts_linear *l, void *scratch),                                                                             \
       (s, dx, dw, db, dy, x, w, l, scratch), FLOPS_LINEAR * ((dx != NULL) + (dw != NULL)))                             \
     X(conv2d_fwd,                                                                                                      \
-      (ts_stream * s, float *y, const float *x, const float *w, const float *b, const ts_conv2d *c, void *scratch),    \
+      (ts_stream * s, float *y, const void *x, const float *w, const float *b, const ts_conv2d *c, void *scratch),     \
       (s, y, x, w, b, c, scratch), FLOPS_CONV)                                                                         \
     X(conv2d_bwd,                                                                                                      \
       (ts_stream * s, float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,                \
        const ts_conv2d *c, void *scratch),                                                                             \
       (s, dx, dw, db, dy, x, w, c, scratch), FLOPS_CONV * ((dx != NULL) + (dw != NULL)))                               \
     X(group_norm_fwd,                                                                                                  \
-      (ts_stream * s, float *y, float *mean, float *rstd, const float *x, const float *gamma, const float *beta,       \
+      (ts_stream * s, void *y, float *mean, float *rstd, const float *x, const float *gamma, const float *beta,       \
        const ts_group_norm *n),                                                                                        \
       (s, y, mean, rstd, x, gamma, beta, n), 0)                                                                        \
     X(group_norm_bwd,                                                                                                  \
       (ts_stream * s, float *dx, float *dgamma, float *dbeta, const float *dy, const float *x, const float *mean,      \
        const float *rstd, const float *gamma, const float *beta, const ts_group_norm *n, void *scratch),               \
       (s, dx, dgamma, dbeta, dy, x, mean, rstd, gamma, beta, n, scratch), 0)                                           \
-    X(act_fwd, (ts_stream * s, float *y, const float *x, ts_act act, int64_t N), (s, y, x, act, N), 0)                 \
+    X(act_fwd, (ts_stream * s, void *y, const float *x, ts_act act, int64_t N, ts_dtype y_dtype),                      \
+      (s, y, x, act, N, y_dtype), 0)                                                                                   \
     X(act_bwd, (ts_stream * s, float *dx, const float *dy, const float *x, ts_act act, int64_t N),                     \
       (s, dx, dy, x, act, N), 0)                                                                                       \
     X(add, (ts_stream * s, float *y, const float *a, const float *b, int64_t N), (s, y, a, b, N), 0)                   \
@@ -60,7 +61,7 @@
     X(bicubic_fwd, (ts_stream * s, float *y, const float *x, const ts_resample *r), (s, y, x, r), 0)                   \
     X(bicubic_bwd, (ts_stream * s, float *dx, const float *dy, const ts_resample *r), (s, dx, dy, r), 0)               \
     X(ada_norm_fwd,                                                                                                    \
-      (ts_stream * s, float *r, float *y, float *mean, float *rstd, const float *x, const float *h, const float *gate, \
+      (ts_stream * s, float *r, void *y, float *mean, float *rstd, const float *x, const float *h, const float *gate,  \
        const float *scale, const float *shift, const ts_ada_norm *n),                                                  \
       (s, r, y, mean, rstd, x, h, gate, scale, shift, n), 0)                                                           \
     X(ada_norm_bwd,                                                                                                    \

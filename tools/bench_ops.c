@@ -48,7 +48,7 @@ static double linear_error(const kernel *k, float *const *x)
 
 static void linear_shape(kernel *k, const int64_t *a)
 {
-    k->u.linear = (ts_linear){ a[0], a[1], a[2], k->math };
+    k->u.linear = (ts_linear){ a[0], a[1], a[2], k->math, TS_F32 };
     SHAPE("N%lld I%lld O%lld", LL(a[0]), LL(a[1]), LL(a[2]));
 }
 
@@ -107,7 +107,7 @@ static double conv_error(const kernel *k, float *const *x)
 static int64_t conv_shape(kernel *k, const int64_t *a)
 {
     int pad_lo = a[5] == 1 ? (int)(a[4] / 2) : 0, pad_hi = a[5] == 1 ? pad_lo : 1;
-    k->u.conv = (ts_conv2d){ a[0], a[1], a[1], a[2], a[3], (int)a[4], (int)a[5], pad_lo, pad_hi, k->math };
+    k->u.conv = (ts_conv2d){ a[0], a[1], a[1], a[2], a[3], (int)a[4], (int)a[5], pad_lo, pad_hi, k->math, TS_F32 };
     int64_t side = ts_conv2d_out(&k->u.conv, a[1]), out = a[0] * side * side * a[3];
     k->flops = 2.0 * (double)(out * a[2] * a[4] * a[4]);
     SHAPE("B%lld %lldx%lld C%lld O%lld k%lld s%lld", LL(a[0]), LL(a[1]), LL(a[1]), LL(a[2]), LL(a[3]), LL(a[4]),
@@ -145,7 +145,7 @@ RUN(run_group_bwd)
 
 static int64_t group_shape(kernel *k, const int64_t *a)
 {
-    k->u.group = (ts_group_norm){ a[0], a[1], a[2], a[3], 1e-6f, 1 };
+    k->u.group = (ts_group_norm){ a[0], a[1], a[2], a[3], 1e-6f, 1, TS_F32 };
     SHAPE("B%lld P%lld C%lld G%lld silu", LL(a[0]), LL(a[1]), LL(a[2]), LL(a[3]));
     return a[0] * a[1] * a[2];
 }
@@ -227,7 +227,7 @@ RUN(run_ada_bwd)
 MAKE(ada_norm_fwd)
 {
     int64_t rows = a[0] * a[1], n = rows * a[2], m = a[0] * a[2];
-    k->u.ada = (ts_ada_norm){ a[0], a[1], a[2], a[2], a[2], a[2], 1e-6f };
+    k->u.ada = (ts_ada_norm){ a[0], a[1], a[2], a[2], a[2], a[2], 1e-6f, TS_F32 };
     SHAPE("B%lld T%lld C%lld", LL(a[0]), LL(a[1]), LL(a[2]));
     OUT(n), OUT(n), OUT(rows), OUT(rows), IN(n), IN(n), IN(m), IN(m), IN(m);
     k->run = run_ada_fwd;
@@ -235,7 +235,7 @@ MAKE(ada_norm_fwd)
 MAKE(ada_norm_bwd)
 {
     int64_t rows = a[0] * a[1], n = rows * a[2], m = a[0] * a[2];
-    k->u.ada = (ts_ada_norm){ a[0], a[1], a[2], a[2], a[2], a[2], 1e-6f };
+    k->u.ada = (ts_ada_norm){ a[0], a[1], a[2], a[2], a[2], a[2], 1e-6f, TS_F32 };
     SHAPE("B%lld T%lld C%lld", LL(a[0]), LL(a[1]), LL(a[2]));
     OUT(n), OUT(n), ADD(m), ADD(m), ADD(m), IN(n), IN(n), IN(n), IN(rows), IN(rows), IN(n), IN(m);
     k->run = run_ada_bwd;
@@ -245,7 +245,7 @@ MAKE(ada_norm_bwd)
 
 RUN(run_act_fwd)
 {
-    return k->be->act_fwd(k->s, k->p[0], k->p[1], TS_GELU_TANH, k->N);
+    return k->be->act_fwd(k->s, k->p[0], k->p[1], TS_GELU_TANH, k->N, TS_F32);
 }
 RUN(run_act_bwd)
 {

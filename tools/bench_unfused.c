@@ -16,7 +16,7 @@ static ts_status group_norm_then_silu(kernel *k)
     ts_group_norm n = k->u.group;
     n.silu = 0;
     TS_TRY(k->be->group_norm_fwd(k->s, k->p[k->aux], k->p[1], k->p[2], k->p[3], k->p[4], k->p[5], &n));
-    return k->be->act_fwd(k->s, k->p[0], k->p[k->aux], TS_SILU, n.B * n.P * n.C);
+    return k->be->act_fwd(k->s, k->p[0], k->p[k->aux], TS_SILU, n.B * n.P * n.C, TS_F32);
 }
 
 void unfused_group_norm(kernel *k, ts_device *d, ts_status *st)

@@ -46,6 +46,9 @@ typedef struct {
     ts_status (*about)(int index, char text[TS_ABOUT]);
     /* How models that are only used, not trained, multiply on this machine unless told otherwise. NULL: TS_MATH_F32. */
     ts_math (*preferred_math)(void);
+    /* In what operands of products may stand in memory where nothing flows back: TS_BF16 if, under this math, norms and activations
+     * write it and products read it. NULL: TS_F32. */
+    ts_dtype (*factor_dtype)(ts_math math);
 
     /* Streams. index: which device of this kind, from 0. threads: CPU threads, 0 for all (the CUDA backend ignores it).
      * free accepts NULL. sync waits for all queued work and reports what failed in it. */

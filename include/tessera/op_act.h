@@ -14,8 +14,8 @@ extern "C" {
 
 typedef enum { TS_SILU, TS_GELU_TANH } ts_act;
 
-/*   y (N) f32 out, may be x itself      x (N) f32 in */
-typedef ts_status ts_act_fwd_fn(ts_stream *s, float *y, const float *x, ts_act act, int64_t N);
+/*   y (N) f32 out, may be x itself; or bf16, the same numbers rounded to nearest even      x (N) f32 in */
+typedef ts_status ts_act_fwd_fn(ts_stream *s, void *y, const float *x, ts_act act, int64_t N, ts_dtype y_dtype);
 
 /*   dx (N) f32 set, may be dy itself      dy, x (N) f32 in */
 typedef ts_status ts_act_bwd_fn(ts_stream *s, float *dx, const float *dy, const float *x, ts_act act, int64_t N);

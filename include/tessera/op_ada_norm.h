@@ -20,12 +20,13 @@ typedef struct {
     int64_t B, T, C;
     int64_t gate_stride, scale_stride, shift_stride; /* floats between the rows of two images: C, or 6C in a chunk */
     float eps;
+    ts_dtype y_dtype; /* fwd: TS_F32, or TS_BF16: the same numbers, rounded to nearest even */
 } ts_ada_norm;
 
-/*   r (B,T,C) f32 out, may be x itself; not used when h is NULL      y (B,T,C) f32 out
+/*   r (B,T,C) f32 out, may be x itself; not used when h is NULL      y (B,T,C) f32 or bf16 out
  *   mean, rstd (B,T) f32 out, or both NULL when no backward follows
  *   x, h (B,T,C) f32 in      gate, scale, shift (B, C at their strides) f32 in; gate NULL means 1 */
-typedef ts_status ts_ada_norm_fwd_fn(ts_stream *s, float *r, float *y, float *mean, float *rstd, const float *x,
+typedef ts_status ts_ada_norm_fwd_fn(ts_stream *s, float *r, void *y, float *mean, float *rstd, const float *x,
                                      const float *h, const float *gate, const float *scale, const float *shift,
                                      const ts_ada_norm *n);
 

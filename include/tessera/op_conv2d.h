@@ -22,6 +22,7 @@ typedef struct {
     int64_t B, Y, X, C, O;
     int k, stride, pad_lo, pad_hi;
     ts_math math;
+    ts_dtype x_dtype; /* fwd: TS_F32; TS_BF16 (with TS_MATH_BF16) is the same product as of the same numbers in float32 */
 } ts_conv2d;
 
 static inline int64_t ts_conv2d_out(const ts_conv2d *c, int64_t side)
@@ -32,8 +33,8 @@ static inline int64_t ts_conv2d_out(const ts_conv2d *c, int64_t side)
 /* Bytes of scratch that fwd (backward = 0) or bwd (backward = 1) needs; 0 is possible. */
 typedef size_t ts_conv2d_scratch_fn(ts_stream *s, const ts_conv2d *c, int backward);
 
-/*   y (B,Yo,Xo,O) f32 out      x (B,Y,X,C) f32, w (O,k,k,C) f32, b (O) f32 or NULL in */
-typedef ts_status ts_conv2d_fwd_fn(ts_stream *s, float *y, const float *x, const float *w, const float *b,
+/*   y (B,Yo,Xo,O) f32 out      x (B,Y,X,C) f32 or bf16, w (O,k,k,C) f32, b (O) f32 or NULL in */
+typedef ts_status ts_conv2d_fwd_fn(ts_stream *s, float *y, const void *x, const float *w, const float *b,
                                    const ts_conv2d *c, void *scratch);
 
 /*   dx (B,Y,X,C) f32 set, or NULL      dw (O,k,k,C) f32 added to, or NULL      db (O) f32 added to, or NULL

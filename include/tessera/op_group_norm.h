@@ -19,10 +19,11 @@ typedef struct {
     int64_t B, P, C, G;
     float eps;
     int silu;
+    ts_dtype y_dtype; /* fwd: TS_F32, or TS_BF16: the same numbers, rounded to nearest even */
 } ts_group_norm;
 
-/*   y (B,P,C) f32 out      mean, rstd (B,G) f32 out: kept for bwd      x (B,P,C), gamma, beta (C) f32 in */
-typedef ts_status ts_group_norm_fwd_fn(ts_stream *s, float *y, float *mean, float *rstd, const float *x,
+/*   y (B,P,C) f32 or bf16 out      mean, rstd (B,G) f32 out: kept for bwd      x (B,P,C), gamma, beta (C) f32 in */
+typedef ts_status ts_group_norm_fwd_fn(ts_stream *s, void *y, float *mean, float *rstd, const float *x,
                                        const float *gamma, const float *beta, const ts_group_norm *n);
 
 /*   dx (B,P,C) f32 set      dgamma, dbeta (C) f32 added to      dy, x (B,P,C), mean, rstd (B,G) f32 in

@@ -18,14 +18,15 @@ extern "C" {
 typedef struct {
     int64_t N, I, O;
     ts_math math;
+    ts_dtype x_dtype; /* fwd: TS_F32; TS_BF16 (with TS_MATH_BF16) is the same product as of the same numbers in float32 */
 } ts_linear;
 
 /* Bytes of scratch that fwd (backward = 0) or bwd (backward = 1) needs; 0 is possible. */
 typedef size_t ts_linear_scratch_fn(ts_stream *s, const ts_linear *l, int backward);
 
-/*   y (N,O) f32 out      x (N,I) f32, w (O,I) f32, b (O) f32 or NULL in
+/*   y (N,O) f32 out      x (N,I) f32 or bf16, w (O,I) f32, b (O) f32 or NULL in
  * Buffers are on the backend's device, row-major, and do not overlap. N = 0 is a no-op. */
-typedef ts_status ts_linear_fwd_fn(ts_stream *s, float *y, const float *x, const float *w, const float *b,
+typedef ts_status ts_linear_fwd_fn(ts_stream *s, float *y, const void *x, const float *w, const float *b,
                                    const ts_linear *l, void *scratch);
 
 /*   dx (N,I) f32 set, or NULL      dw (O,I) f32 added to, or NULL      db (O) f32 added to, or NULL

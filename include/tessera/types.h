@@ -17,7 +17,8 @@ typedef enum { TS_F32, TS_BF16, TS_I32, TS_U8 } ts_dtype;
  * Work queued on one stream runs in order; the CPU backend is synchronous. One thread uses a stream at a time. */
 typedef struct ts_stream ts_stream;
 
-/* How matrix products and convolutions multiply. Tensors stay float32 in memory and sums are float32 in both.
+/* How matrix products and convolutions multiply. Sums are float32 in both, and so are tensors in memory, but for those that an op
+ * calls f32 or bf16: these hold the operand of a product as it will be multiplied, under TS_MATH_BF16 (ts_backend.factor_dtype).
  *   TS_MATH_F32   float32 products
  *   TS_MATH_BF16  operands are rounded to bfloat16 first (CPU: AMX or AVX512-BF16; CUDA: tensor cores)
  * Quantizers, norms, softmax, losses and optimizers are float32 always. */

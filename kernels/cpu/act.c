@@ -1,6 +1,7 @@
 /* act.c - activations on the CPU. Contract: tessera/op_act.h. */
 #include "tessera/op_act.h"
 
+#include "kernels/cpu/bf16.h"
 #include "kernels/cpu/stream.h"
 #include "tessera/exact.h"
 
@@ -28,14 +29,38 @@ static inline float gelu_slope(float x)
     return 0.5f * fmaf(x * (1.0f - t * t), inner, 1.0f + t);
 }
 
-ts_status act_fwd_cpu(ts_stream *s, float *y, const float *x, ts_act act, int64_t N)
+static inline float silu_of(float x)
+{
+    return x * ts_sigmoidf(x);
+}
+
+static inline float gelu_of(float x)
+{
+    return 0.5f * x * (1.0f + gelu_tanh_of(x));
+}
+
+static void forward_narrow(ts_stream *s, uint16_t *y, const float *x, ts_act act, int64_t N)
 {
     if (act == TS_SILU) {
 #pragma omp parallel for simd num_threads(s->threads) if (N > SERIAL)
-        for (int64_t n = 0; n < N; n++) y[n] = x[n] * ts_sigmoidf(x[n]);
+        for (int64_t n = 0; n < N; n++) y[n] = bf16_narrow(silu_of(x[n]));
     } else {
 #pragma omp parallel for simd num_threads(s->threads) if (N > SERIAL)
-        for (int64_t n = 0; n < N; n++) y[n] = 0.5f * x[n] * (1.0f + gelu_tanh_of(x[n]));
+        for (int64_t n = 0; n < N; n++) y[n] = bf16_narrow(gelu_of(x[n]));
+    }
+}
+
+ts_status act_fwd_cpu(ts_stream *s, void *out, const float *x, ts_act act, int64_t N, ts_dtype y_dtype)
+{
+    float *y = out;
+    if (y_dtype == TS_BF16) {
+        forward_narrow(s, out, x, act, N);
+    } else if (act == TS_SILU) {
+#pragma omp parallel for simd num_threads(s->threads) if (N > SERIAL)
+        for (int64_t n = 0; n < N; n++) y[n] = silu_of(x[n]);
+    } else {
+#pragma omp parallel for simd num_threads(s->threads) if (N > SERIAL)
+        for (int64_t n = 0; n < N; n++) y[n] = gelu_of(x[n]);
     }
     return TS_OK;
 }

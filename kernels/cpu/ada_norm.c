@@ -6,6 +6,7 @@
 
 #include <math.h>
 
+#include "kernels/cpu/bf16.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/stream.h"
 
@@ -42,7 +43,19 @@ static void moments(float *mean, float *var, const float *r, int64_t C)
     *var = spread < 0 ? 0 : spread;
 }
 
-ts_status ada_norm_fwd_cpu(ts_stream *s, float *r, float *y, float *mean, float *rstd, const float *x, const float *h,
+static void modulate(float *y, const float *row, float mu, float inv, const float *sc, const float *sh, int64_t C)
+{
+#pragma omp simd
+    for (int64_t c = 0; c < C; c++) y[c] = fmaf((row[c] - mu) * inv, 1 + sc[c], sh[c]);
+}
+
+static void modulate_narrow(uint16_t *y, const float *row, float mu, float inv, const float *sc, const float *sh, int64_t C)
+{
+#pragma omp simd
+    for (int64_t c = 0; c < C; c++) y[c] = bf16_narrow(fmaf((row[c] - mu) * inv, 1 + sc[c], sh[c]));
+}
+
+ts_status ada_norm_fwd_cpu(ts_stream *s, float *r, void *y, float *mean, float *rstd, const float *x, const float *h,
                            const float *gate, const float *scale, const float *shift, const ts_ada_norm *n)
 {
     const int64_t T = n->T, C = n->C;
@@ -58,9 +71,8 @@ ts_status ada_norm_fwd_cpu(ts_stream *s, float *r, float *y, float *mean, float 
         float mu, var;
         moments(&mu, &var, row, C);
         const float inv = 1 / sqrtf(var + n->eps);
-        float *out = y + i * C;
-#pragma omp simd
-        for (int64_t c = 0; c < C; c++) out[c] = fmaf((row[c] - mu) * inv, 1 + sc[c], sh[c]);
+        if (n->y_dtype == TS_BF16) modulate_narrow((uint16_t *)y + i * C, row, mu, inv, sc, sh, C);
+        else modulate((float *)y + i * C, row, mu, inv, sc, sh, C);
         if (mean) {
             mean[i] = mu;
             rstd[i] = inv;

@@ -71,7 +71,7 @@ static dnnl_status_t describe(void *desc, const void *shape, dnnl_data_type_t fa
 static ts_status plan(ts_stream *s, dnn_plan **p, dnn_pass pass, const ts_conv2d *c, int bias)
 {
     const dnn_key key = { { pass, c->math, bias, c->B, c->Y, c->X, c->C, c->O, c->k, c->stride, c->pad_lo,
-                            c->pad_hi } };
+                            c->pad_hi, c->x_dtype } };
     if ((*p = dnn_find(s, &key))) return TS_OK;
 
     static const char *const NAME[] = { [DNN_CONV_FWD] = "fwd", [DNN_CONV_DX] = "dx", [DNN_CONV_DW] = "dw" };
@@ -81,7 +81,8 @@ static ts_status plan(ts_stream *s, dnn_plan **p, dnn_pass pass, const ts_conv2d
              c->pad_lo, c->pad_hi);
     const request q = { pass, bias, c };
     dnn_recipe r = { .what = what, .math = c->math, .describe = describe, .shape = &q, .n_args = 3 };
-    const dnnl_memory_desc_t x = input(c, dnnl_f32), y = output(c, dnnl_f32), w = weights(c, dnnl_f32, dnnl_ohwi);
+    const dnnl_memory_desc_t x = input(c, pass == DNN_CONV_FWD && c->x_dtype == TS_BF16 ? dnnl_bf16 : dnnl_f32);
+    const dnnl_memory_desc_t y = output(c, dnnl_f32), w = weights(c, dnnl_f32, dnnl_ohwi);
     switch (pass) {
     case DNN_CONV_FWD:
         r.arg[0] = (dnn_arg){ DNNL_ARG_SRC, DNN_FACTOR, x };
@@ -141,7 +142,7 @@ size_t conv2d_scratch_cpu(ts_stream *s, const ts_conv2d *c, int backward)
     return larger(products, bias_grad_scratch(rows_of(c), c->O));
 }
 
-ts_status conv2d_fwd_cpu(ts_stream *s, float *y, const float *x, const float *w, const float *b, const ts_conv2d *c,
+ts_status conv2d_fwd_cpu(ts_stream *s, float *y, const void *x, const float *w, const float *b, const ts_conv2d *c,
                          void *scratch)
 {
     if (c->B == 0) return TS_OK;

@@ -66,6 +66,12 @@ ts_math preferred_math_cpu(void)
     return isa == dnnl_cpu_isa_avx512_core_bf16 || isa == dnnl_cpu_isa_avx512_core_amx ? TS_MATH_BF16 : TS_MATH_F32;
 }
 
+/* Where bfloat16 is no instruction it still halves the memory, and widening costs no more than rounding. */
+ts_dtype factor_dtype_cpu(ts_math math)
+{
+    return math == TS_MATH_BF16 ? TS_BF16 : TS_F32;
+}
+
 static ts_status no_such_cpu(int index)
 {
     return ts_fail(TS_E_DEVICE, "cpu:%d does not exist, the only device of this kind is cpu:0", index);

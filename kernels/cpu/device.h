@@ -7,6 +7,7 @@
 
 ts_status about_cpu(int index, char text[TS_ABOUT]);
 ts_math preferred_math_cpu(void);
+ts_dtype factor_dtype_cpu(ts_math math);
 ts_status stream_new_cpu(ts_stream **s, int index, int threads);
 void stream_free_cpu(ts_stream *s);
 ts_status stream_sync_cpu(ts_stream *s);

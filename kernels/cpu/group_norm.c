@@ -6,6 +6,7 @@
  */
 #include "tessera/op_group_norm.h"
 
+#include "kernels/cpu/bf16.h"
 #include "kernels/cpu/stream.h"
 #include "tessera/exact.h"
 
@@ -127,8 +128,21 @@ static void normalise(float *y, const float *x, const float *mean, const float *
     }
 }
 
+/* The same into bfloat16, by way of a row. */
+static void normalise_narrow(uint16_t *y, const float *x, const float *mean, const float *scale, const float *beta, tile t,
+                             int silu)
+{
+    const tile one = { 1, 0, t.width };
+    float row[WIDTH];
+    for (int64_t p = 0; p < t.rows; p++) {
+        normalise(row, x + p * t.stride, mean, scale, beta, one, silu);
+#pragma omp simd
+        for (int64_t c = 0; c < t.width; c++) y[p * t.stride + c] = bf16_narrow(row[c]);
+    }
+}
+
 /* One job: groups g0.. of image b. */
-static void forward(float *y, float *mean, float *rstd, const float *x, const float *gamma, const float *beta,
+static void forward(void *y, float *mean, float *rstd, const float *x, const float *gamma, const float *beta,
                     const ts_group_norm *n, const split *s, int64_t b, int64_t g0)
 {
     const int64_t groups = least(s->groups, n->G - g0), c0 = g0 * s->wide, c1 = c0 + groups * s->wide;
@@ -147,11 +161,12 @@ static void forward(float *y, float *mean, float *rstd, const float *x, const fl
             scale[i] = rstd[g] * gamma[c + i];
         }
         const int64_t at = b * n->P * n->C + c;
-        normalise(y + at, x + at, centre, scale, beta + c, t, n->silu);
+        if (n->y_dtype == TS_BF16) normalise_narrow((uint16_t *)y + at, x + at, centre, scale, beta + c, t, n->silu);
+        else normalise((float *)y + at, x + at, centre, scale, beta + c, t, n->silu);
     }
 }
 
-ts_status group_norm_fwd_cpu(ts_stream *s, float *y, float *mean, float *rstd, const float *x, const float *gamma,
+ts_status group_norm_fwd_cpu(ts_stream *s, void *y, float *mean, float *rstd, const float *x, const float *gamma,
                              const float *beta, const ts_group_norm *n)
 {
     const split sp = split_of(n);

@@ -83,7 +83,7 @@ static size_t larger(size_t a, size_t b)
 
 static ts_conv2d as_conv2d(const ts_linear *l)
 {
-    return (ts_conv2d){ .B = 1, .Y = l->N, .X = 1, .C = l->I, .O = l->O, .k = 1, .stride = 1, .math = l->math };
+    return (ts_conv2d){ .B = 1, .Y = l->N, .X = 1, .C = l->I, .O = l->O, .k = 1, .stride = 1, .math = l->math, .x_dtype = l->x_dtype };
 }
 
 size_t linear_scratch_cpu(ts_stream *s, const ts_linear *l, int backward)
@@ -95,7 +95,7 @@ size_t linear_scratch_cpu(ts_stream *s, const ts_linear *l, int backward)
     return larger(products, bias_grad_scratch(l->N, l->O));
 }
 
-ts_status linear_fwd_cpu(ts_stream *s, float *y, const float *x, const float *w, const float *b, const ts_linear *l,
+ts_status linear_fwd_cpu(ts_stream *s, float *y, const void *x, const float *w, const float *b, const ts_linear *l,
                          void *scratch)
 {
     const ts_conv2d c = as_conv2d(l);

@@ -23,6 +23,7 @@ typedef enum {
 typedef struct {
     dnn_role role;
     transport how;
+    int wide; /* bfloat16 of the caller, to be made float32 first: for a plan that rounds */
     int64_t elements;
     dnnl_memory_t user, prim; /* user: of the reorder, else NULL                                    */
     dnnl_primitive_t reorder; /* user -> prim of an operand, prim -> user of a result               */
@@ -188,13 +189,13 @@ static dnnl_status_t reorder_new(dnnl_primitive_t *reorder, size_t *pad_bytes, d
     return st;
 }
 
-static transport choose(const dnn_arg *a, const dnnl_memory_desc_t *prim, int sums)
+static transport choose(dnn_role role, const dnnl_memory_desc_t *user, const dnnl_memory_desc_t *prim, int sums)
 {
-    dnnl_memory_desc_t narrow = a->user;
+    dnnl_memory_desc_t narrow = *user;
     narrow.data_type = dnnl_bf16;
-    const int add_outside = a->role == DNN_ADD && !sums;
-    if (dnnl_memory_desc_equal(&a->user, prim) && !add_outside) return DIRECT;
-    return a->role == DNN_FACTOR && dnnl_memory_desc_equal(&narrow, prim) ? NARROW : REORDER;
+    const int add_outside = role == DNN_ADD && !sums;
+    if (dnnl_memory_desc_equal(user, prim) && !add_outside) return DIRECT;
+    return role == DNN_FACTOR && dnnl_memory_desc_equal(&narrow, prim) ? NARROW : REORDER;
 }
 
 static dnnl_status_t operand_new(dnn_plan *p, size_t *pad_bytes, dnnl_engine_t e, const dnn_recipe *r, int i,
@@ -202,9 +203,12 @@ static dnnl_status_t operand_new(dnn_plan *p, size_t *pad_bytes, dnnl_engine_t e
 {
     const dnn_arg *a = &r->arg[i];
     operand *o = &p->op[i];
+    dnnl_memory_desc_t user = a->user;
     o->role = a->role;
-    o->elements = count(&a->user);
-    o->how = choose(a, prim, r->sums);
+    o->elements = count(&user);
+    o->wide = p->round && user.data_type == dnnl_bf16;
+    if (o->wide) user.data_type = dnnl_f32;
+    o->how = choose(a->role, &user, prim, r->sums);
 
     if (p->round && a->role == DNN_FACTOR) o->rounded_at = reserve(p, (size_t)o->elements * sizeof(float));
     if (o->how != DIRECT) o->prim_at = reserve(p, dnnl_memory_desc_get_size(prim));
@@ -212,10 +216,10 @@ static dnnl_status_t operand_new(dnn_plan *p, size_t *pad_bytes, dnnl_engine_t e
     p->exec[i] = (dnnl_exec_arg_t){ a->id, o->prim };
     if (o->how != REORDER) return dnnl_success;
 
-    DNN_TRY(dnnl_memory_create(&o->user, &a->user, e, DNNL_MEMORY_NONE));
+    DNN_TRY(dnnl_memory_create(&o->user, &user, e, DNNL_MEMORY_NONE));
     const int operand_in = a->role == DNN_FACTOR || a->role == DNN_PLAIN;
-    return operand_in ? reorder_new(&o->reorder, pad_bytes, e, &a->user, prim, 0)
-                      : reorder_new(&o->reorder, pad_bytes, e, prim, &a->user, a->role == DNN_ADD);
+    return operand_in ? reorder_new(&o->reorder, pad_bytes, e, &user, prim, 0)
+                      : reorder_new(&o->reorder, pad_bytes, e, prim, &user, a->role == DNN_ADD);
 }
 
 static dnnl_status_t describe(dnnl_primitive_desc_t *pd, dnnl_engine_t e, const dnn_recipe *r, dnnl_data_type_t factor)
@@ -322,8 +326,10 @@ static dnnl_status_t move(const dnn_plan *p, const operand *o, dnnl_stream_t str
 static dnnl_status_t bring(const dnn_plan *p, const operand *o, ts_stream *s, void *tensor, char *scratch, void *prim)
 {
     if (p->round && o->role == DNN_FACTOR) {
-        round_all((float *)(scratch + o->rounded_at), tensor, o->elements, s->threads);
-        tensor = scratch + o->rounded_at;
+        float *rounded = (float *)(scratch + o->rounded_at);
+        if (o->wide) widen_all(rounded, tensor, o->elements, s->threads);
+        else round_all(rounded, tensor, o->elements, s->threads);
+        tensor = rounded;
     }
     if (o->how == DIRECT) prim = tensor;
     DNN_TRY(dnnl_memory_set_data_handle(o->prim, prim));

@@ -1,6 +1,6 @@
 /* onednn.h - oneDNN primitives of a stream, built once per shape and kept until the stream is freed.
  *
- * A plan is one primitive with everything around it: its operands arrive as plain float32 tensors, are brought into the
+ * A plan is one primitive with everything around it: its operands arrive as plain tensors, are brought into the
  * layout and type that the primitive wants (in scratch), and its results are brought back. An op describes a plan only
  * when its shape is seen for the first time:
  *
@@ -24,7 +24,7 @@
 struct dnn_cache;
 typedef struct dnn_plan dnn_plan;
 
-enum { DNN_MAX_ARGS = 4, DNN_KEY_WORDS = 12 };
+enum { DNN_MAX_ARGS = 4, DNN_KEY_WORDS = 13 };
 
 typedef enum { DNN_LINEAR_DX = 1, DNN_LINEAR_DW, DNN_CONV_FWD, DNN_CONV_DX, DNN_CONV_DW } dnn_pass;
 
@@ -44,7 +44,7 @@ typedef enum {
 typedef struct {
     int id; /* DNNL_ARG_... */
     dnn_role role;
-    dnnl_memory_desc_t user; /* dense float32, as the caller of the op has it */
+    dnnl_memory_desc_t user; /* dense float32, as the caller of the op has it; a factor under TS_MATH_BF16 may be bfloat16 */
 } dnn_arg;
 
 /* What dnn_build needs. describe fills the operation descriptor (say, a dnnl_matmul_desc_t) of `shape`, with `factor`

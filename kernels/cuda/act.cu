@@ -52,8 +52,9 @@ static __global__ void act_bwd_k1(float *dx, const float *dy, const float *x, ts
     TS_EACH(i, N - 4 * quads) dx[4 * quads + i] = dy[4 * quads + i] * slope(x[4 * quads + i], act);
 }
 
-ts_status act_fwd_cuda(ts_stream *s, float *y, const float *x, ts_act act, int64_t N)
+ts_status act_fwd_cuda(ts_stream *s, void *out, const float *x, ts_act act, int64_t N, ts_dtype)
 {
+    float *y = (float *)out;
     if (N == 0) return TS_OK;
     const int64_t quads = ts_aligned(y) && ts_aligned(x) ? N / 4 : 0;
     return TS_LAUNCH(act_fwd_k1, ts_blocks(quads ? quads : N), BLOCK, 0, s, y, x, act, quads, N);

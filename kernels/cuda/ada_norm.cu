@@ -34,13 +34,13 @@ static __global__ void ada_norm_fwd_k1(float *r, float *y, float *mean, float *r
     }
 }
 
-ts_status ada_norm_fwd_cuda(ts_stream *s, float *r, float *y, float *mean, float *rstd, const float *x, const float *h,
+ts_status ada_norm_fwd_cuda(ts_stream *s, float *r, void *y, float *mean, float *rstd, const float *x, const float *h,
                             const float *gate, const float *scale, const float *shift, const ts_ada_norm *n)
 {
     enum { MOST = 8 << 10 }; /* channels that fit into the shared memory that every block has */
     if (n->C > MOST) return ts_fail(TS_E_ARG, "ada_norm: %lld channels, at most %d", (long long)n->C, (int)MOST);
     if (n->B * n->T == 0) return TS_OK;
-    return TS_LAUNCH(ada_norm_fwd_k1, (unsigned)(n->B * n->T), TOKEN, (size_t)n->C * sizeof(float), s, r, y, mean, rstd,
+    return TS_LAUNCH(ada_norm_fwd_k1, (unsigned)(n->B * n->T), TOKEN, (size_t)n->C * sizeof(float), s, r, (float *)y, mean, rstd,
                      x, h, gate, scale, shift, *n);
 }
 

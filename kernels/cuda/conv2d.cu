@@ -45,7 +45,7 @@ static bool pointwise(const ts_conv2d *c)
 
 static ts_linear as_linear(const ts_conv2d *c)
 {
-    return ts_linear{ c->B * c->Y * c->X, c->C, c->O, c->math };
+    return ts_linear{ c->B * c->Y * c->X, c->C, c->O, c->math, TS_F32 };
 }
 
 size_t conv2d_scratch_cuda(ts_stream *s, const ts_conv2d *c, int backward)
@@ -122,9 +122,10 @@ static ts_status bring_weights(ts_stream *s, const void **p, const float *w, con
     return ts_narrow(s, (uint16_t *)scratch, w, u->weights);
 }
 
-ts_status conv2d_fwd_cuda(ts_stream *s, float *y, const float *x, const float *w, const float *b, const ts_conv2d *c,
+ts_status conv2d_fwd_cuda(ts_stream *s, float *y, const void *in, const float *w, const float *b, const ts_conv2d *c,
                           void *scratch)
 {
+    const float *x = (const float *)in;
     const ts_linear l = as_linear(c);
     if (pointwise(c)) return linear_fwd_cuda(s, y, x, w, b, &l, scratch);
     if (c->B == 0) return TS_OK;

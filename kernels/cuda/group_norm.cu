@@ -202,9 +202,10 @@ static __global__ void group_norm_apply_k1(float *y, const float *x, const float
     normalise(y, x, mean, rstd, gamma, beta, my_part(n, groups), n);
 }
 
-ts_status group_norm_fwd_cuda(ts_stream *s, float *y, float *mean, float *rstd, const float *x, const float *gamma,
+ts_status group_norm_fwd_cuda(ts_stream *s, void *out, float *mean, float *rstd, const float *x, const float *gamma,
                               const float *beta, const ts_group_norm *n)
 {
+    float *y = (float *)out;
     if (n->B == 0) return TS_OK;
     const int groups = groups_together(n);
     const int64_t slices = slices_of(n);

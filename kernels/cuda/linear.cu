@@ -24,13 +24,13 @@ static ts_status bring(ts_stream *s, const void **p, const float *x, int64_t n, 
     return TS_OK;
 }
 
-ts_status linear_fwd_cuda(ts_stream *s, float *y, const float *x, const float *w, const float *b, const ts_linear *l,
+ts_status linear_fwd_cuda(ts_stream *s, float *y, const void *x, const float *w, const float *b, const ts_linear *l,
                           void *scratch)
 {
     if (l->N == 0) return TS_OK;
     char *room = (char *)scratch;
     ts_operand left = {}, right = { nullptr, 1 };
-    TS_TRY(bring(s, &left.p, x, l->N * l->I, l->math, &room));
+    TS_TRY(bring(s, &left.p, (const float *)x, l->N * l->I, l->math, &room));
     TS_TRY(bring(s, &right.p, w, l->O * l->I, l->math, &room));
     if (b) TS_TRY(ts_fill_rows(s, y, b, l->N, l->O));
     return ts_product(s, y, left, right, l->N, l->O, l->I, l->math, b != nullptr);

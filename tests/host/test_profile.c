@@ -25,7 +25,7 @@ T_TEST(counts)
     T_OK(ts_profile_begin(d));
     T_EQI(ts_profile_read(all, &wall), 0);
     for (int i = 0; i < 3; i++) T_OK(d->be->add(d->s, y, x, x, 2));
-    T_OK(d->be->act_fwd(d->s, x, x, TS_SILU, 0));
+    T_OK(d->be->act_fwd(d->s, x, x, TS_SILU, 0, TS_F32));
     nanosleep(&(struct timespec){ 0, 20000000 }, NULL);
     T_EQI(ts_profile_read(all, &wall), 2);
     T_EQI(line(all, 2, "add")->calls, 3);
@@ -55,7 +55,7 @@ T_TEST(is_complete)
     T_OK(ts_profile_begin(d));
     int kept = 0, n = (int)(sizeof *real / sizeof(void *));
     for (int i = 0; i < n; i++) kept += memcmp((void *const *)real + i, (void *const *)d->be + i, sizeof(void *)) == 0;
-    T_EQI(kept, 3 + 3 + 2 + 4 + 10); /* name, about, preferred_math; stream_new, _free, _sync; mem_free, _stored; capture_; sizes of scratch */
+    T_EQI(kept, 4 + 3 + 2 + 4 + 10); /* name, about, preferred_math, factor_dtype; stream_new, _free, _sync; mem_free, _stored; capture_; sizes of scratch */
     ts_profile_end(d);
     ts_device_close(d);
 }

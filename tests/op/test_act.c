@@ -58,7 +58,7 @@ static void check(const ts_backend *be, ts_stream *s, ts_act act, int64_t n, int
 {
     const float *x = inputs(n), *dy = t_normals(n, 1, 2);
     t_buf *in = T_INF(x, n), *y = in_place ? T_INF(x, n) : T_OUTF(n), *dx = in_place ? T_INF(dy, n) : T_OUTF(n);
-    T_OK(be->act_fwd(s, y->dev, in_place ? y->dev : in->dev, act, n));
+    T_OK(be->act_fwd(s, y->dev, in_place ? y->dev : in->dev, act, n, TS_F32));
     T_OK(be->act_bwd(s, dx->dev, in_place ? dx->dev : T_INF(dy, n)->dev, in->dev, act, n));
     t_down(y), t_down(dx);
     compare(act, T_F(y), T_F(dx), x, dy, n);
@@ -84,7 +84,7 @@ T_TEST(buffers_at_odd_addresses)
             t_buf *y = T_OUTF(N + 1), *dx = T_OUTF(N + 1), *in = T_OUTF(N + 1), *grad = T_OUTF(N + 1);
             memcpy(T_F(in) + at_x, x, sizeof(float) * N), memcpy(T_F(grad) + at_dy, dy, sizeof(float) * N);
             t_up(in), t_up(grad);
-            T_OK(be->act_fwd(s, (float *)y->dev + at_y, (float *)in->dev + at_x, act, N));
+            T_OK(be->act_fwd(s, (float *)y->dev + at_y, (float *)in->dev + at_x, act, N, TS_F32));
             T_OK(be->act_bwd(s, (float *)dx->dev + at_dx, (float *)grad->dev + at_dy, (float *)in->dev + at_x, act, N));
             t_down(y), t_down(dx);
             compare(act, T_F(y) + at_y, T_F(dx) + at_dx, x, dy, N);
@@ -107,7 +107,7 @@ T_TEST(infinity_and_not_a_number)
     static const float X[] = { INFINITY, NAN, 1 };
     for (ts_act act = TS_SILU; act <= TS_GELU_TANH; act++) {
         t_buf *y = T_OUTF(3), *dx = T_OUTF(3), *x = T_INF(X, 3);
-        T_OK(be->act_fwd(s, y->dev, x->dev, act, 3));
+        T_OK(be->act_fwd(s, y->dev, x->dev, act, 3, TS_F32));
         T_OK(be->act_bwd(s, dx->dev, x->dev, x->dev, act, 3));
         t_down(y), t_down(dx);
         T_TRUE(T_F(y)[0] == INFINITY && isnan(T_F(y)[1]) && isfinite(T_F(y)[2]));

@@ -113,7 +113,7 @@ static problem make(const shape *p)
     x.k_gate = 0;
     x.k_scale = p->chunks == 6 ? 2 : 1;
     x.k_shift = p->chunks == 6 ? 4 : 2;
-    x.a = (ts_ada_norm){ p->B, p->T, p->C, x.stride, x.stride, x.stride, (float)EPS };
+    x.a = (ts_ada_norm){ p->B, p->T, p->C, x.stride, x.stride, x.stride, (float)EPS, TS_F32 };
     return x;
 }
 

@@ -10,7 +10,7 @@ _Static_assert(sizeof(ts_backend) == MEMBERS * sizeof(void *), "ts_backend holds
 static int is_optional(int i)
 {
     const size_t at = (size_t)i * sizeof(void *);
-    return at == offsetof(ts_backend, preferred_math) || at == offsetof(ts_backend, mem_stored) ||
+    return at == offsetof(ts_backend, preferred_math) || at == offsetof(ts_backend, factor_dtype) || at == offsetof(ts_backend, mem_stored) ||
            (at >= offsetof(ts_backend, capture_begin) && at <= offsetof(ts_backend, capture_free));
 }
 

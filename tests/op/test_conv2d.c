@@ -12,12 +12,12 @@
 
 static const ts_conv2d SHAPES[] = {
     /* B  Y   X   C   O   k stride lo hi */
-    { 2, 5, 7, 3, 8, 3, 1, 1, 1, TS_MATH_F32 },    { 1, 8, 8, 32, 32, 3, 1, 1, 1, TS_MATH_F32 },
-    { 3, 9, 6, 5, 7, 3, 2, 0, 1, TS_MATH_F32 },    { 2, 8, 8, 16, 33, 1, 1, 0, 0, TS_MATH_F32 },
-    { 3, 1, 1, 4, 3, 3, 1, 1, 1, TS_MATH_F32 },    { 2, 4, 4, 64, 96, 3, 1, 1, 1, TS_MATH_F32 },
-    { 2, 7, 7, 6, 6, 4, 2, 1, 1, TS_MATH_F32 },    { 1, 6, 5, 8, 9, 3, 1, 0, 2, TS_MATH_F32 },
-    { 2, 16, 16, 32, 3, 3, 1, 1, 1, TS_MATH_F32 }, { 2, 5, 5, 12, 20, 1, 2, 0, 0, TS_MATH_F32 },
-    { 1, 1, 1, 1, 1, 1, 1, 0, 0, TS_MATH_F32 },    { 5, 8, 8, 7, 31, 3, 1, 1, 1, TS_MATH_F32 },
+    { 2, 5, 7, 3, 8, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },    { 1, 8, 8, 32, 32, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },
+    { 3, 9, 6, 5, 7, 3, 2, 0, 1, TS_MATH_F32, TS_F32 },    { 2, 8, 8, 16, 33, 1, 1, 0, 0, TS_MATH_F32, TS_F32 },
+    { 3, 1, 1, 4, 3, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },    { 2, 4, 4, 64, 96, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },
+    { 2, 7, 7, 6, 6, 4, 2, 1, 1, TS_MATH_F32, TS_F32 },    { 1, 6, 5, 8, 9, 3, 1, 0, 2, TS_MATH_F32, TS_F32 },
+    { 2, 16, 16, 32, 3, 3, 1, 1, 1, TS_MATH_F32, TS_F32 }, { 2, 5, 5, 12, 20, 1, 2, 0, 0, TS_MATH_F32, TS_F32 },
+    { 1, 1, 1, 1, 1, 1, 1, 0, 0, TS_MATH_F32, TS_F32 },    { 5, 8, 8, 7, 31, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },
 };
 enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES };
 
@@ -197,7 +197,7 @@ T_TEST(cudnn_fails)
 /* More than is unrolled at a time: pieces of two images and one. */
 T_TEST(a_batch_in_pieces)
 {
-    const ts_conv2d c = { 3, 64, 64, 80, 2, 3, 1, 1, 1, TS_MATH_F32 };
+    const ts_conv2d c = { 3, 64, 64, 80, 2, 3, 1, 1, 1, TS_MATH_F32, TS_F32 };
     const sizes n = sizes_of(&c);
     const float *x = t_normals(n.x, 1, 1), *w = t_normals(n.w, 1, 2);
     setenv("TS_EMU_CUDNN", "none", 1);
@@ -239,7 +239,7 @@ static void check_slopes(double *at, int64_t n, const double *slope, const doubl
 T_TEST(oracle_gradient_is_the_slope)
 {
     (void)be, (void)s;
-    const ts_conv2d c = { 2, 4, 5, 2, 3, 3, 2, 0, 1, TS_MATH_F32 };
+    const ts_conv2d c = { 2, 4, 5, 2, 3, 3, 2, 0, 1, TS_MATH_F32, TS_F32 };
     const sizes n = sizes_of(&c);
     double *x = operand(t_normals(n.x, 1, 1), n.x, c.math), *w = operand(t_normals(n.w, 1, 2), n.w, c.math);
     double *dy = operand(t_normals(n.y, 1, 3), n.y, c.math), *dx = doubles(n.x), *dw = doubles(n.w);
@@ -251,7 +251,7 @@ T_TEST(oracle_gradient_is_the_slope)
 /* Weights are (O,k,k,C): a kernel with a single one shifts the picture. */
 T_TEST(a_single_weight_shifts)
 {
-    const ts_conv2d c = { 1, 4, 5, 2, 3, 3, 1, 1, 1, TS_MATH_F32 };
+    const ts_conv2d c = { 1, 4, 5, 2, 3, 3, 1, 1, 1, TS_MATH_F32, TS_F32 };
     const float *x = t_normals(40, 1, 1);
     float w[3 * 9 * 2] = { 0 };
     w[(2 * 9 + 1 * 3 + 2) * 2 + 1] = 1; /* o = 2, u = 1, v = 2, c = 1: takes the pixel to the right */
@@ -267,7 +267,7 @@ T_TEST(a_single_weight_shifts)
 
 T_TEST(no_images)
 {
-    const ts_conv2d c = { 0, 4, 4, 2, 3, 3, 1, 1, 1, TS_MATH_F32 };
+    const ts_conv2d c = { 0, 4, 4, 2, 3, 3, 1, 1, 1, TS_MATH_F32, TS_F32 };
     const float w[54] = { 1, 2, 3 };
     t_buf *dw = T_INF(w, 54), *db = T_INF(w, 3), *none = T_OUTF(0);
     void *scratch = T_SCRATCH(be->conv2d_scratch(s, &c, 1));
@@ -279,7 +279,7 @@ T_TEST(no_images)
 
 T_TEST(a_refusal_names_the_shape)
 {
-    const ts_conv2d c = { 1, 1, 1, 4, 5, 3, 1, 0, 0, TS_MATH_F32 }; /* the kernel is larger than the image */
+    const ts_conv2d c = { 1, 1, 1, 4, 5, 3, 1, 0, 0, TS_MATH_F32, TS_F32 }; /* the kernel is larger than the image */
     float none[1] = { 0 };
     T_EQI(be->conv2d_scratch(s, &c, 0), 0);
     T_STATUS(TS_E_INTERNAL, be->conv2d_fwd(s, none, none, none, NULL, &c, none));
@@ -317,14 +317,14 @@ static void check_images(const ts_backend *be, ts_stream *s, ts_stream *const *s
 T_TEST(an_image_does_not_depend_on_the_others)
 {
     static const ts_conv2d LAYERS[] = {
-        { 1, 32, 32, 3, 32, 3, 1, 1, 1, TS_MATH_F32 },  { 1, 32, 32, 32, 32, 3, 1, 1, 1, TS_MATH_F32 },
-        { 1, 16, 16, 64, 64, 3, 1, 1, 1, TS_MATH_F32 }, { 1, 8, 8, 96, 96, 3, 1, 1, 1, TS_MATH_F32 },
-        { 1, 4, 4, 128, 128, 3, 1, 1, 1, TS_MATH_F32 }, { 1, 8, 8, 96, 7, 3, 1, 1, 1, TS_MATH_F32 },
-        { 1, 8, 8, 8, 96, 3, 1, 1, 1, TS_MATH_F32 },    { 1, 32, 32, 32, 3, 3, 1, 1, 1, TS_MATH_F32 },
-        { 1, 8, 8, 7, 7, 3, 1, 1, 1, TS_MATH_F32 },     { 1, 16, 16, 32, 64, 1, 1, 0, 0, TS_MATH_F32 },
-        { 1, 8, 8, 96, 96, 1, 1, 0, 0, TS_MATH_F32 },   { 1, 32, 32, 32, 32, 3, 2, 0, 1, TS_MATH_F32 },
-        { 1, 16, 16, 64, 64, 3, 2, 0, 1, TS_MATH_F32 }, { 1, 8, 8, 96, 96, 3, 2, 1, 1, TS_MATH_F32 },
-        { 1, 1, 1, 128, 64, 3, 1, 1, 1, TS_MATH_F32 },  { 1, 2, 2, 64, 96, 3, 1, 1, 1, TS_MATH_F32 },
+        { 1, 32, 32, 3, 32, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },  { 1, 32, 32, 32, 32, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },
+        { 1, 16, 16, 64, 64, 3, 1, 1, 1, TS_MATH_F32, TS_F32 }, { 1, 8, 8, 96, 96, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },
+        { 1, 4, 4, 128, 128, 3, 1, 1, 1, TS_MATH_F32, TS_F32 }, { 1, 8, 8, 96, 7, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },
+        { 1, 8, 8, 8, 96, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },    { 1, 32, 32, 32, 3, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },
+        { 1, 8, 8, 7, 7, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },     { 1, 16, 16, 32, 64, 1, 1, 0, 0, TS_MATH_F32, TS_F32 },
+        { 1, 8, 8, 96, 96, 1, 1, 0, 0, TS_MATH_F32, TS_F32 },   { 1, 32, 32, 32, 32, 3, 2, 0, 1, TS_MATH_F32, TS_F32 },
+        { 1, 16, 16, 64, 64, 3, 2, 0, 1, TS_MATH_F32, TS_F32 }, { 1, 8, 8, 96, 96, 3, 2, 1, 1, TS_MATH_F32, TS_F32 },
+        { 1, 1, 1, 128, 64, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },  { 1, 2, 2, 64, 96, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },
     };
     ts_stream *streams[2];
     for (int i = 0; i < 2; i++) T_OK(be->stream_new(&streams[i], 0, i + 1));

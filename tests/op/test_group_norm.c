@@ -131,7 +131,7 @@ typedef struct {
 /* Runs forward and backward on stream t; buffers belong to s. */
 static results run(const ts_backend *be, ts_stream *s, ts_stream *t, const shape *p, const problem *q)
 {
-    const ts_group_norm n = { p->B, p->P, p->C, p->G, (float)EPS, p->silu };
+    const ts_group_norm n = { p->B, p->P, p->C, p->G, (float)EPS, p->silu, TS_F32 };
     results r = { T_OUTF(q->n), T_OUTF(p->B * p->G),     T_OUTF(p->B * p->G),
                   T_OUTF(q->n), T_INF(q->dgamma0, p->C), T_INF(q->dbeta0, p->C) };
     t_buf *x = T_INF(q->x, q->n), *gamma = T_INF(q->gamma, p->C), *beta = T_INF(q->beta, p->C);

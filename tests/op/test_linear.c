@@ -9,9 +9,9 @@
 #include <oneapi/dnnl/dnnl.h>
 
 static const ts_linear SHAPES[] = {
-    { 1, 1, 1, TS_MATH_F32 },     { 31, 17, 5, TS_MATH_F32 },   { 257, 64, 96, TS_MATH_F32 },
-    { 5, 256, 768, TS_MATH_F32 }, { 64, 31, 257, TS_MATH_F32 }, { 130, 300, 40, TS_MATH_F32 },
-    { 600, 3, 3, TS_MATH_F32 },
+    { 1, 1, 1, TS_MATH_F32, TS_F32 },     { 31, 17, 5, TS_MATH_F32, TS_F32 },   { 257, 64, 96, TS_MATH_F32, TS_F32 },
+    { 5, 256, 768, TS_MATH_F32, TS_F32 }, { 64, 31, 257, TS_MATH_F32, TS_F32 }, { 130, 300, 40, TS_MATH_F32, TS_F32 },
+    { 600, 3, 3, TS_MATH_F32, TS_F32 },
 };
 enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES };
 
@@ -135,7 +135,7 @@ static void check_slopes(double *at, int64_t n, const double *slope, const doubl
 T_TEST(oracle_gradient_is_the_slope)
 {
     (void)be, (void)s;
-    const ts_linear l = { 3, 4, 5, TS_MATH_F32 };
+    const ts_linear l = { 3, 4, 5, TS_MATH_F32, TS_F32 };
     double *x = operand(t_normals(12, 1, 1), 12, l.math), *w = operand(t_normals(20, 1, 2), 20, l.math);
     double *dy = operand(t_normals(15, 1, 3), 15, l.math), *dx = doubles(12), *dw = doubles(20);
     oracle_bwd(dx, dw, dy, x, w, &l);
@@ -162,7 +162,7 @@ T_TEST(bfloat16_rounds_to_even)
     static const float X[] = { 1 + 0x1p-8f, 1 + 0x3p-8f, -1 - 0x1p-8f, 1 + 0x1p-8f + 0x1p-23f, 1 + 0x3p-8f - 0x1p-23f,
                                2 - 0x1p-8f, 3e38f,       0x1.8p-100f };
     static const float WANT[] = { 1, 1 + 0x1p-6f, -1, 1 + 0x1p-7f, 1 + 0x1p-7f, 2, 0x1.c4p127f, 0x1.8p-100f };
-    const ts_linear l = { 8, 1, 1, TS_MATH_BF16 };
+    const ts_linear l = { 8, 1, 1, TS_MATH_BF16, TS_F32 };
     const float one = 1;
     t_buf *y = T_OUTF(8);
     void *scratch = T_SCRATCH(be->linear_scratch(s, &l, 0));
@@ -174,7 +174,7 @@ T_TEST(bfloat16_rounds_to_even)
 T_TEST(not_a_number_and_infinity_stay_in_their_row)
 {
     for (ts_math math = TS_MATH_F32; math <= TS_MATH_BF16; math++) {
-        const ts_linear l = { 40, 64, 48, math };
+        const ts_linear l = { 40, 64, 48, math, TS_F32 };
         float *x = t_normals(l.N * l.I, 1, 1), *w = t_normals(l.O * l.I, 1, 2);
         uint32_t low_payload = 0x7f800001u; /* a NaN that cutting the lower half would turn into infinity */
         memcpy(&x[3 * l.I + 5], &low_payload, 4);
@@ -192,7 +192,7 @@ T_TEST(not_a_number_and_infinity_stay_in_their_row)
 
 T_TEST(no_rows)
 {
-    const ts_linear l = { 0, 4, 3, TS_MATH_F32 };
+    const ts_linear l = { 0, 4, 3, TS_MATH_F32, TS_F32 };
     const float w[12] = { 1, 2, 3, 4 };
     t_buf *dw = T_INF(w, 12), *db = T_INF(w, 3), *none = T_OUTF(0);
     void *scratch = T_SCRATCH(be->linear_scratch(s, &l, 1));
@@ -210,7 +210,7 @@ static void check_rows(const ts_backend *be, ts_stream *s, ts_stream *const *str
     enum { COUNTS = sizeof N / sizeof *N, MOST = 680, ALONE = 40 };
     t_buf *x = T_INF(t_normals(MOST * I, 1, 1), MOST * I), *w = T_INF(t_normals(O * I, 1, 2), O * I);
     t_buf *b = T_INF(t_normals(O, 1, 3), O), *want = T_OUTF(MOST * O), *y = T_OUTF(MOST * O);
-    ts_linear l = { 1, I, O, math };
+    ts_linear l = { 1, I, O, math, TS_F32 };
     void *scratch = T_SCRATCH(be->linear_scratch(streams[0], &l, 0));
     for (int64_t n = 0; n < MOST; n += n < ALONE ? 1 : 13)
         T_OK(be->linear_fwd(streams[0], (float *)want->dev + n * O, (float *)x->dev + n * I, w->dev, b->dev, &l,
@@ -253,7 +253,7 @@ T_TEST(constant_weights)
     for (int round = 0; round < 3; round++) {
         if (round != 1) T_OK(be->mem_constant(s, w->dev, 2 * W * sizeof(float), 1));
         for (int i = 0; i < 16; i++) { /* twice each: the second time nothing is brought */
-            const ts_linear l = { N[i / 4], I, O, i & 1 ? TS_MATH_BF16 : TS_MATH_F32 };
+            const ts_linear l = { N[i / 4], I, O, i & 1 ? TS_MATH_BF16 : TS_MATH_F32, TS_F32 };
             const float *weights = (const float *)w->dev + (i & 2 ? W : 0);
             void *scratch = T_SCRATCH(be->linear_scratch(s, &l, 0));
             ts_stream *plain;
