@@ -115,6 +115,13 @@ ts_quantized tg_residual_fsq(ts_graph *g, ts_tensor *f, ts_tensor *log_gain, ts_
 ts_quantized tg_residual_vq(ts_graph *g, ts_tensor *f, ts_tensor *codebook, ts_tensor *const *phi_w,
                             ts_tensor *const *phi_b, const ts_residual_vq *q, float loss_weight, int want_partial,
                             int want_z);
+/* The same with a 1x1 convolution before and behind it (op_fsq_project.h): x (B,h,w,C), w_in (D,1,1,C), w_out (O,1,1,D) -> f_hat
+ * (B,h,w,O); and from indices. ts_fsq_project_fits says which widths it takes. */
+typedef struct {
+    ts_tensor *w_in, *b_in, *w_out, *b_out;
+} tg_fsq_weights;
+ts_quantized tg_fsq_project(ts_graph *g, ts_tensor *x, const tg_fsq_weights *w, const ts_fsq *q);
+ts_tensor *tg_fsq_project_decode(ts_graph *g, ts_tensor *idx, const tg_fsq_weights *w, const ts_fsq *q);
 ts_tensor *tg_fsq_decode(ts_graph *g, ts_tensor *idx, const ts_fsq *q);
 ts_tensor *tg_residual_fsq_lookup(ts_graph *g, ts_tensor *idx, ts_tensor *log_gain, const ts_residual_fsq *q, int k);
 /* f_hat += phi_k(bicubic(code)), in place; returns area(f_hat -> p_{k+1}) as tokens (B,p*p,D), NULL after the last scale.

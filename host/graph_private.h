@@ -23,6 +23,7 @@ typedef struct tg_node {
         ts_attention attention;
         ts_resample resample;
         ts_fsq fsq;
+        ts_fsq_project project;
         ts_residual_fsq rfsq;
         ts_residual_vq rvq;
     } u;

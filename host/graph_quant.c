@@ -68,6 +68,79 @@ ts_tensor *tg_fsq_decode(ts_graph *g, ts_tensor *idx, const ts_fsq *q)
     return y;
 }
 
+/* --- FSQ between two 1x1 convolutions: in x and the weights; saved: z --- */
+
+static ts_fsq_project project_of(const tg_fsq_weights *w, const ts_fsq *q, int64_t N)
+{
+    return (ts_fsq_project){ N, (int)w->w_in->dim[3], (int)w->w_out->dim[0], *q };
+}
+
+static int project_fits(const tg_fsq_weights *w, const ts_fsq *q)
+{
+    return w->w_in->rank == 4 && w->w_out->rank == 4 && w->w_in->dim[0] == q->D && w->w_out->dim[3] == q->D &&
+           w->w_in->dim[1] == 1 && w->w_out->dim[1] == 1;
+}
+
+static ts_fsq_weights project_data(ts_tensor *const *w)
+{
+    return (ts_fsq_weights){ TG_F(w[0]), TG_F(w[1]), TG_F(w[2]), TG_F(w[3]) };
+}
+
+static void fsq_project_back(ts_graph *g, tg_node *n)
+{
+    const ts_fsq_project *p = &n->u.project;
+    const ts_fsq_weights w = project_data(n->in + 1);
+    ts_block *temp, *scratch = tg_scratch(g, TG_BE(g)->fsq_project_scratch(TG_S(g), p));
+    const ts_fsq_weights grad = { tg_grad_add(g, n->in[1]), tg_grad_add(g, n->in[2]), tg_grad_add(g, n->in[3]),
+                                  tg_grad_add(g, n->in[4]) };
+    float *dx = tg_grad_set(g, n->in[0], &temp);
+    if (g->status == TS_OK)
+        tg_check(g, TG_BE(g)->fsq_project_bwd(TG_S(g), dx, &grad, n->out->grad, TG_F(n->in[0]), n->saved[0]->p, &w, p,
+                                              scratch->p));
+    tg_grad_done(g, n->in[0], temp);
+    ts_block_drop(g->d, scratch);
+}
+
+ts_quantized tg_fsq_project(ts_graph *g, ts_tensor *x, const tg_fsq_weights *w, const ts_fsq *q)
+{
+    ts_quantized r = { NULL, NULL, NULL, NULL, NULL };
+    ts_tensor *in[] = { x, w->w_in, w->b_in, w->w_out, w->b_out };
+    if (!tg_ready(g, (const ts_tensor *const[]){ x, w->w_in, w->b_in, w->w_out, w->b_out }, 5)) return r;
+    if (x->rank != 4 || !project_fits(w, q) || x->dim[3] != w->w_in->dim[3]) {
+        tg_mismatch(g, "fsq_project", "(B,h,w,C) and 1x1 weights for one channel per level", x);
+        return r;
+    }
+    const int64_t tokens = x->dim[1] * x->dim[2];
+    const ts_fsq_project p = project_of(w, q, x->dim[0] * tokens);
+    const ts_fsq_weights data = project_data(in + 1);
+    r.f_hat = tg_new(g, TS_F32, 4, TG_DIMS(x->dim[0], x->dim[1], x->dim[2], p.O));
+    r.idx = tg_new(g, TS_I32, 2, TG_DIMS(x->dim[0], tokens));
+    ts_block *z = g->training ? tg_scratch(g, (size_t)(p.N * q->D) * sizeof(float)) : NULL;
+    if (g->status == TS_OK)
+        tg_check(g, TG_BE(g)->fsq_project_fwd(TG_S(g), TG_F(r.f_hat), TG_I(r.idx), z ? z->p : NULL, TG_F(x), &data, &p));
+    tg_node *n = tg_record(g, fsq_project_back, r.f_hat, in, 5);
+    if (n) {
+        n->u.project = p;
+        n->saved[0] = z;
+    } else {
+        ts_block_drop(g->d, z);
+    }
+    tg_consume(g, in, 1);
+    return r;
+}
+
+ts_tensor *tg_fsq_project_decode(ts_graph *g, ts_tensor *idx, const tg_fsq_weights *w, const ts_fsq *q)
+{
+    TG_READY(g, idx, w->w_in, w->w_out, w->b_out);
+    if (!project_fits(w, q)) return tg_mismatch(g, "fsq_project", "1x1 weights for one channel per level", w->w_out);
+    ts_tensor *const all[] = { w->w_in, w->b_in, w->w_out, w->b_out };
+    const ts_fsq_project p = project_of(w, q, ts_tensor_count(idx));
+    const ts_fsq_weights data = project_data(all);
+    ts_tensor *y = tg_new(g, TS_F32, 3, TG_DIMS(idx->dim[0], idx->dim[1], p.O));
+    if (y) tg_check(g, TG_BE(g)->fsq_project_decode(TG_S(g), TG_F(y), TG_I(idx), &data, &p));
+    return y;
+}
+
 /* --- multi-scale residual FSQ: in f, log_gain; saved: idx, x --- */
 
 static void residual_fsq_back(ts_graph *g, tg_node *n)

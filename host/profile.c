@@ -11,6 +11,7 @@
 #define FLOPS_LINEAR (2.0 * (double)l->N * (double)l->I * (double)l->O)
 #define FLOPS_CONV                                                                                                     \
     (2.0 * (double)(c->B * ts_conv2d_out(c, c->Y) * ts_conv2d_out(c, c->X)) * (double)(c->k * c->k) * (double)c->C * (double)c->O)
+#define FLOPS_PROJECT (2.0 * (double)p->N * p->q.D * (p->C + p->O))
 #define FLOPS_ATTENTION(seen) (4.0 * (double)(a->B * a->T) * (double)(seen) * (double)(a->H * a->c))
 
 /* The functions that are timed: name, parameters, arguments, operations. Sizes of scratch are asked for on the host and are not. */
@@ -92,6 +93,16 @@
       (s, dz, dvalue, z, q, N), 0)                                                                                     \
     X(fsq_decode, (ts_stream * s, float *value, const int32_t *idx, const ts_fsq *q, int64_t N),                       \
       (s, value, idx, q, N), 0)                                                                                        \
+    X(fsq_project_fwd,                                                                                                 \
+      (ts_stream * s, float *y, int32_t *idx, float *z, const float *x, const ts_fsq_weights *w, const ts_fsq_project *p), \
+      (s, y, idx, z, x, w, p), FLOPS_PROJECT)                                                                          \
+    X(fsq_project_bwd,                                                                                                 \
+      (ts_stream * s, float *dx, const ts_fsq_weights *grad, const float *dy, const float *x, const float *z,          \
+       const ts_fsq_weights *w, const ts_fsq_project *p, void *scratch),                                               \
+      (s, dx, grad, dy, x, z, w, p, scratch), 2 * FLOPS_PROJECT)                                                       \
+    X(fsq_project_decode,                                                                                              \
+      (ts_stream * s, float *y, const int32_t *idx, const ts_fsq_weights *w, const ts_fsq_project *p),                 \
+      (s, y, idx, w, p), 2.0 * (double)p->N * p->q.D * p->O)                                                           \
     X(pyramid_add,                                                                                                     \
       (ts_stream * s, float *f_hat, float *next, const float *code, const ts_phi *phi, const ts_pyramid *p, int D,     \
        int k, int64_t B, void *scratch),                                                                               \

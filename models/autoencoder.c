@@ -6,13 +6,23 @@
 
 /* --- declarations: names and shapes of the published checkpoint --- */
 
-conv conv_declare(ts_params *p, int C, int O, int k, const char *name)
+static conv declare(ts_params *p, int C, int O, int k, int flags, const char *name)
 {
     ts_init fan_in = ts_init_all(TS_INIT_UNIFORM, 1 / sqrtf((float)(C * k * k)));
     conv c = { .k = k };
-    c.w = ts_params_add(p, fan_in, TS_PARAM_CONV | TS_PARAM_DECAY | TS_PARAM_PRODUCT, 4, TG_DIMS(O, C, k, k), "%s.weight", name);
+    c.w = ts_params_add(p, fan_in, TS_PARAM_CONV | TS_PARAM_DECAY | flags, 4, TG_DIMS(O, C, k, k), "%s.weight", name);
     c.b = ts_params_add(p, fan_in, 0, 1, TG_DIMS(O), "%s.bias", name);
     return c;
+}
+
+conv conv_declare(ts_params *p, int C, int O, int k, const char *name)
+{
+    return declare(p, C, O, k, TS_PARAM_PRODUCT, name);
+}
+
+conv conv_declare_read(ts_params *p, int C, int O, int k, const char *name)
+{
+    return declare(p, C, O, k, 0, name);
 }
 
 static norm norm_declare(ts_params *p, int C, int groups, const char *name)

@@ -56,6 +56,7 @@ typedef struct {
 } autoencoder_half;
 
 conv conv_declare(ts_params *p, int C, int O, int k, const char *name);
+conv conv_declare_read(ts_params *p, int C, int O, int k, const char *name); /* its weight is read by other ops than tg_conv2d */
 ts_tensor *conv_forward(ts_graph *g, const conv *c, ts_tensor *x); /* stride 1, same size */
 
 void encoder_declare(autoencoder_half *m, ts_params *p, const ts_tokenizer_config *c);

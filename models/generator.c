@@ -197,7 +197,7 @@ ts_status ts_generator_fits(const ts_generator *m, const ts_tokenizer *t, const 
 
 ts_tensor *generator_input(ts_graph *g, const quantizer *q, const int32_t *tokens, int64_t B)
 {
-    ts_tensor *f_hat = tg_zeros(g, TS_F32, 4, TG_DIMS(B, q->p.h, q->p.w, q->c.D)), *all = NULL;
+    ts_tensor *f_hat = tg_zeros(g, TS_F32, 4, TG_DIMS(B, q->p.h, q->p.w, quantizer_channels(q))), *all = NULL;
     for (int k = 0; k + 1 < q->p.K; k++) {
         ts_tensor *code = quantizer_lookup(g, q, quantizer_upload(g, q, tokens, B, k), k);
         ts_tensor *next = quantizer_add(g, q, f_hat, code, k);

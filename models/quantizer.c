@@ -12,6 +12,16 @@ static void phi_name(char *out, size_t room, int S, int K, int share, int j)
     else snprintf(out, room, "quantize.quant_resi.qresi_ls.%d", j);
 }
 
+int quantizer_projects(const ts_tokenizer_config *c)
+{
+    return c->q.kind == TS_QUANTIZER_FSQ && c->quant_conv_ks == 1 && ts_fsq_project_fits(c->q.D, c->z_channels, c->z_channels);
+}
+
+int quantizer_channels(const quantizer *q)
+{
+    return q->projects ? (int)q->project.w_out->dim[0] : q->c.D;
+}
+
 ts_status quantizer_declare(quantizer *q, ts_params *p, const ts_tokenizer_config *c)
 {
     q->c = c->q;
@@ -46,7 +56,7 @@ ts_quantized quantizer_forward(ts_graph *g, const quantizer *q, ts_tensor *f, in
         r.K_use = K_use;
         return tg_residual_fsq(g, f, q->log_gain, q->phi_w, q->phi_b, &r, q->c.aux_weight, want_partial);
     }
-    ts_quantized r = tg_fsq(g, f, &q->fsq);
+    ts_quantized r = q->projects ? tg_fsq_project(g, f, &q->project, &q->fsq) : tg_fsq(g, f, &q->fsq);
     if (want_partial) r.partial = r.f_hat; /* one scale: its sum is the result */
     return r;
 }
@@ -55,7 +65,7 @@ ts_tensor *quantizer_lookup(ts_graph *g, const quantizer *q, ts_tensor *idx, int
 {
     if (q->c.kind == TS_QUANTIZER_VQ) return tg_embedding(g, q->codebook, idx);
     if (q->c.kind == TS_QUANTIZER_RESIDUAL_FSQ) return tg_residual_fsq_lookup(g, idx, q->log_gain, &q->rfsq, k);
-    return tg_fsq_decode(g, idx, &q->fsq);
+    return q->projects ? tg_fsq_project_decode(g, idx, &q->project, &q->fsq) : tg_fsq_decode(g, idx, &q->fsq);
 }
 
 ts_tensor *quantizer_add(ts_graph *g, const quantizer *q, ts_tensor *f_hat, ts_tensor *code, int k)

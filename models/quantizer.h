@@ -11,10 +11,18 @@ typedef struct {
     ts_fsq fsq;           /* kind fsq          */
     ts_residual_fsq rfsq; /* kind residual_fsq */
     ts_residual_vq rvq;   /* kind vq           */
+    int projects;         /* kind fsq: its op takes in quant_conv and post_quant_conv, ...   */
+    tg_fsq_weights project; /* ... whose weights these are; set before anything runs       */
     int want_z;           /* kind vq: quantizer_forward hands out what was quantized */
     ts_tensor *log_gain, *codebook;
     ts_tensor *phi_w[TS_MAX_SCALES], *phi_b[TS_MAX_SCALES];
 } quantizer;
+
+/* Is the quantizer of this configuration one op with the convolutions before and behind it? Plain FSQ between 1x1 ones. */
+int quantizer_projects(const ts_tokenizer_config *c);
+
+/* Channels of f_hat. */
+int quantizer_channels(const quantizer *q);
 
 /* Declare the parameters ("quantize....") and fill the constants. */
 ts_status quantizer_declare(quantizer *q, ts_params *p, const ts_tokenizer_config *c);

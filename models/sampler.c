@@ -173,7 +173,7 @@ static void begin(sampler *s)
     ts_graph *g = s->g;
     transformer_modulate(g, &m->t, tg_embedding(g, m->class_emb, s->label), &s->mod);
     transformer_cache(g, &m->t, s->rows, m->p.T, &s->cache);
-    s->f_hat = tg_zeros(g, TS_F32, 4, TG_DIMS(s->of.B, m->p.h, m->p.w, m->c.z_channels));
+    s->f_hat = tg_zeros(g, TS_F32, 4, TG_DIMS(s->of.B, m->p.h, m->p.w, quantizer_channels(&s->t->q)));
 }
 
 static ts_tensor *embedded(sampler *s, int k)

@@ -38,8 +38,12 @@ static ts_status build(ts_tokenizer **out, ts_device *d, const ts_tokenizer_conf
     if (st == TS_OK) {
         encoder_declare(&t->encoder, t->params, c);
         decoder_declare(&t->decoder, t->params, c);
-        t->quant_conv = conv_declare(t->params, c->z_channels, c->q.D, c->quant_conv_ks, "quant_conv");
-        t->post_quant_conv = conv_declare(t->params, c->q.D, c->z_channels, c->quant_conv_ks, "post_quant_conv");
+        const int fused = quantizer_projects(c);
+        conv (*make)(ts_params *p, int C, int O, int k, const char *name) = fused ? conv_declare_read : conv_declare;
+        t->quant_conv = make(t->params, c->z_channels, c->q.D, c->quant_conv_ks, "quant_conv");
+        t->post_quant_conv = make(t->params, c->q.D, c->z_channels, c->quant_conv_ks, "post_quant_conv");
+        t->q.projects = fused;
+        t->q.project = (tg_fsq_weights){ t->quant_conv.w, t->quant_conv.b, t->post_quant_conv.w, t->post_quant_conv.b };
         st = quantizer_declare(&t->q, t->params, c);
     }
     if (st == TS_OK && file) {
@@ -126,11 +130,12 @@ ts_status ts_tokenizer_save(const ts_tokenizer *t, const char *path, ts_buffer b
 ts_tensor *tokenizer_encode(ts_graph *g, const ts_tokenizer *t, ts_tensor *image)
 {
     ts_tensor *z = encoder_forward(g, &t->encoder, image);
-    return conv_forward(g, &t->quant_conv, tg_move(z));
+    return t->q.projects ? z : conv_forward(g, &t->quant_conv, tg_move(z));
 }
 
 ts_tensor *tokenizer_decode(ts_graph *g, const ts_tokenizer *t, ts_tensor *f_hat)
 {
+    if (t->q.projects) return decoder_forward(g, &t->decoder, f_hat);
     ts_tensor *z = conv_forward(g, &t->post_quant_conv, f_hat);
     return decoder_forward(g, &t->decoder, tg_move(z));
 }
@@ -193,7 +198,7 @@ ts_status ts_tokenizer_decode(ts_tokenizer *t, const int32_t *tokens, int64_t B,
     const ts_pyramid *p = &t->q.p;
     TS_TRY(check_tokens(t, tokens, B * p->T));
     ts_graph_reset(g);
-    ts_tensor *f_hat = tg_zeros(g, TS_F32, 4, TG_DIMS(B, p->h, p->w, t->c.q.D));
+    ts_tensor *f_hat = tg_zeros(g, TS_F32, 4, TG_DIMS(B, p->h, p->w, quantizer_channels(&t->q)));
     for (int k = 0; k < p->K; k++) {
         size_t scope = tg_enter(g);
         ts_tensor *code = quantizer_lookup(g, &t->q, quantizer_upload(g, &t->q, tokens, B, k), k);

@@ -2,6 +2,8 @@
  *
  *   f = quant_conv(encoder(image));   f_hat, tokens = quantizer(f);   image' = decoder(post_quant_conv(f_hat))
  *
+ * Where the quantizer is fused with these convolutions (quantizer_projects), f is what the encoder gives, f_hat what the decoder takes.
+ *
  * Two levels: functions on a graph, which training uses, and functions on host arrays, which everybody else uses.
  * Pictures are (B,Y,X,3) float32 in [-1, 1], tokens (B,T) int32, scale after scale, row by row.
  */

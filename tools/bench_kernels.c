@@ -304,6 +304,8 @@ static ts_status count_kernel(bench_options *o, kernel *k, const kernel_case *c,
     kernel_counts n, u = { 0 };
     TS_TRY(kernel_count(&n, k, k->run));
     if (k->unfused) TS_TRY(kernel_count(&u, k, k->unfused));
+    u.launches += k->products;
+    u.moved += k->product_bytes;
     json_t *line = start_line(c, k, verdict);
     json_object_update_new(line, json_pack("{s:I,s:f,s:f,s:o,s:o,s:o}", "launches", (json_int_t)n.launches, "bytes_moved", n.moved,
                                            "bytes_floor", k->bytes, "moved_floor", ratio_or_null(n.moved, k->bytes),

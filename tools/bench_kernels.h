@@ -32,6 +32,7 @@ struct kernel {
     double flops; /* of the products; 0: bound by memory */
     ts_phi phi;
     ts_digit_params digits;
+    ts_fsq_weights projections;
     union {
         ts_linear linear;
         ts_conv2d conv;
@@ -40,6 +41,7 @@ struct kernel {
         ts_attention attention;
         ts_resample resample;
         ts_fsq fsq;
+        ts_fsq_project project;
         ts_residual_fsq rfsq;
         ts_residual_vq rvq;
         ts_sample sample;
@@ -51,6 +53,8 @@ struct kernel {
     kernel_run *unfused; /* the same result, one pass over memory for each step, in buffers `aux` and on; NULL: none  */
     int same;            /* so many of the buffers, from the first, hold results that both write                     */
     int aux;
+    int64_t products; /* of a library, in the unfused form: the emulated device counts their operands only here, */
+    double product_bytes; /* by what they must move                                                               */
     /* Largest error of a few outputs against a plain loop in double, relative to the sum of absolute terms; NULL: none.
      * x: host copies of the buffers. */
     double (*error)(const kernel *k, float *const *x);
@@ -74,6 +78,7 @@ extern const kernel_case KERNEL_CASES[]; /* ends with a NULL name */
 
 /* Give k its unfused form: called by make after all other buffers, k->u is filled. */
 void unfused_group_norm(kernel *k, ts_device *d, ts_status *st);
+void unfused_fsq_project(kernel *k, ts_device *d, ts_status *st);
 void unfused_residual_fsq(kernel *k, ts_device *d, ts_status *st);
 void unfused_adamw(kernel *k, ts_device *d, ts_status *st);
 

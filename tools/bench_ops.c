@@ -350,6 +350,10 @@ RUN(run_fsq_bwd)
 {
     return k->be->fsq_bwd(k->s, k->p[0], k->p[1], k->p[2], &k->u.fsq, k->N);
 }
+RUN(run_project_fwd)
+{
+    return k->be->fsq_project_fwd(k->s, k->p[0], INT(1), NULL, k->p[2], &k->projections, &k->u.project);
+}
 RUN(run_rfsq_fwd)
 {
     return k->be->residual_fsq_fwd(k->s, k->p[0], INT(1), k->p[2], NULL, k->p[3], k->p[4], k->p[5], &k->phi, &k->u.rfsq,
@@ -380,6 +384,20 @@ MAKE(fsq_bwd)
     int64_t n = fsq_shape(k, st, a[0]);
     OUT(n), IN(n), IN(n);
     k->run = run_fsq_bwd;
+}
+/* N, C = O: FSQ between two projections, for inference */
+MAKE(fsq_project_fwd)
+{
+    const int C = (int)a[1];
+    ts_fsq_project p = { a[0], C, C, { 0 } };
+    if (*st == TS_OK) *st = ts_fsq_init(&p.q, TS_FSQ_TANH, (const int32_t[]){ 7, 5, 5, 5, 5 }, 5);
+    k->u.project = p;
+    SHAPE("N%lld C%d D5 O%d V4375", LL(a[0]), C, C);
+    OUT(a[0] * C), CODES(a[0]), IN(a[0] * C);
+    int w = IN(5 * C), b = IN(5), v = IN(C * 5), c = IN(C);
+    k->projections = (ts_fsq_weights){ k->p[w], k->p[b], k->p[v], k->p[c] };
+    k->run = run_project_fwd;
+    unfused_fsq_project(k, d, st);
 }
 MAKE(residual_fsq_fwd)
 {
@@ -511,6 +529,7 @@ const kernel_case KERNEL_CASES[] = {
     { "pixel_loss", { 32 * 32 * 32 * 3 }, pixel_loss, KERNEL_DEMO },
     { "fsq_fwd", { 32 * 1024 }, fsq_fwd, KERNEL_DEMO },
     { "fsq_bwd", { 32 * 1024 }, fsq_bwd, KERNEL_DEMO },
+    { "fsq_project_fwd", { 32 * 1024, 32 }, fsq_project_fwd, KERNEL_DEMO },
     { "residual_fsq_fwd", { 1 }, residual_fsq_fwd, KERNEL_DEMO },
     { "residual_fsq_fwd", { 32 }, residual_fsq_fwd, KERNEL_DEMO },
     { "residual_vq_fwd", { 4 }, residual_vq_fwd, KERNEL_PUBLISHED },
@@ -542,6 +561,7 @@ const kernel_case KERNEL_CASES[] = {
     { "pixel_loss", { 3072 }, pixel_loss, KERNEL_SMALL },
     { "fsq_fwd", { 4096 }, fsq_fwd, KERNEL_SMALL },
     { "fsq_bwd", { 4096 }, fsq_bwd, KERNEL_SMALL },
+    { "fsq_project_fwd", { 1024, 32 }, fsq_project_fwd, KERNEL_SMALL },
     { "residual_fsq_fwd", { 2 }, residual_fsq_fwd, KERNEL_SMALL },
     { "attention_fwd", { 1, 85, 2, 32, 0, 85 }, attention_fwd, KERNEL_SMALL },
     { "attention_bwd", { 1, 85, 2, 32, 0, 85 }, attention_bwd, KERNEL_SMALL },

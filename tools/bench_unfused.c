@@ -26,6 +26,38 @@ void unfused_group_norm(kernel *k, ts_device *d, ts_status *st)
     k->same = 3;
 }
 
+/* --- projection in, FSQ, projection out --- */
+
+static ts_linear way(const kernel *k, int I, int O)
+{
+    return (ts_linear){ k->u.project.N, I, O, TS_MATH_F32 };
+}
+
+static ts_status project_in_steps(kernel *k)
+{
+    const ts_fsq_project *p = &k->u.project;
+    const ts_fsq_weights *w = &k->projections;
+    const ts_linear in = way(k, p->C, p->q.D), out = way(k, p->q.D, p->O);
+    float *z = k->p[k->aux], *value = k->p[k->aux + 1];
+    TS_TRY(k->be->linear_fwd(k->s, z, k->p[2], w->w_in, w->b_in, &in, k->p[k->aux + 2]));
+    TS_TRY(k->be->fsq_fwd(k->s, value, (int32_t *)(void *)k->p[1], z, &p->q, p->N));
+    return k->be->linear_fwd(k->s, k->p[0], value, w->w_out, w->b_out, &out, k->p[k->aux + 3]);
+}
+
+void unfused_fsq_project(kernel *k, ts_device *d, ts_status *st)
+{
+    const ts_fsq_project *p = &k->u.project;
+    const ts_linear in = way(k, p->C, p->q.D), out = way(k, p->q.D, p->O);
+    k->aux = room(k, d, st, p->N * p->q.D);
+    room(k, d, st, p->N * p->q.D);
+    room(k, d, st, (int64_t)k->be->linear_scratch(k->s, &in, 0) / 4 + 1);
+    room(k, d, st, (int64_t)k->be->linear_scratch(k->s, &out, 0) / 4 + 1);
+    k->unfused = project_in_steps;
+    k->products = 2; /* the bias lies in the result before, which is read and written then */
+    k->product_bytes = 4.0 * (double)(p->N * (p->C + 2 * p->q.D) + p->N * (p->q.D + 2 * p->O) + p->q.D * (p->C + p->O));
+    k->same = 2;
+}
+
 /* --- the residual pyramid, one call for each step of its loop --- */
 
 /* One scale: rest -> code, h = what it adds to f_hat. */

@@ -27,6 +27,7 @@ WITHIN = 0.02  # a number may be so much worse: another host compiler joins or s
 
 # Kernels whose traffic is limited: moved/floor and sectors/ideal at most.
 LIMITS = {"fsq_fwd_k1": (1.05, 1.1), "fsq_bwd_k1": (1.05, 1.1), "fsq_decode_k1": (1.05, 1.1),
+          "fsq_project_fwd_k1": (1.05, 1.1), "fsq_project_bwd_k1": (1.05, 1.1), "fsq_project_decode_k1": (1.05, 1.1),
           "residual_fsq_fwd_k1": (1.1, 1.1), "residual_fsq_lookup_k1": (1.1, 1.1),
           "ada_norm_fwd_k1": (1.25, 1.1), "ada_norm_bwd_k1": (1.25, 1.1), "ada_norm_sums_k1": (1.25, 1.1),
           "group_norm_fwd_k1": (1.25, 1.1), "group_norm_slices_k1": (1.25, 1.1), "group_norm_apply_k1": (1.25, 1.1),
@@ -38,7 +39,7 @@ KNOWN = """Over them as an op is GroupNorm of more than 256 positions: statistic
   own, x is read by both (1.5 times what is least; backward, with dy, 1.67). Cross-entropy finds a row in the cache again up to about
   10,000 classes; longer ones are read three times."""
 # Files whose kernels must keep all arrays in registers.
-NO_STACK = ("fsq.cu", "residual_fsq.cu", "residual_vq.cu", "attention.cu", "attention_mma.cu")
+NO_STACK = ("fsq.cu", "fsq_project.cu", "residual_fsq.cu", "residual_vq.cu", "attention.cu", "attention_mma.cu")
 
 
 class Architecture:

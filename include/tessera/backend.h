@@ -15,6 +15,7 @@
 #include "tessera/op_digit_head.h"
 #include "tessera/op_embedding.h"
 #include "tessera/op_fsq.h"
+#include "tessera/op_fsq_project.h"
 #include "tessera/op_group_norm.h"
 #include "tessera/op_linear.h"
 #include "tessera/op_optimizer.h"
@@ -112,6 +113,10 @@ typedef struct {
     ts_fsq_fwd_fn *fsq_fwd;
     ts_fsq_bwd_fn *fsq_bwd;
     ts_fsq_decode_fn *fsq_decode;
+    ts_fsq_project_scratch_fn *fsq_project_scratch;
+    ts_fsq_project_fwd_fn *fsq_project_fwd;
+    ts_fsq_project_bwd_fn *fsq_project_bwd;
+    ts_fsq_project_decode_fn *fsq_project_decode;
     ts_pyramid_scratch_fn *pyramid_scratch;
     ts_pyramid_add_fn *pyramid_add;
     ts_residual_fsq_scratch_fn *residual_fsq_scratch;

@@ -2,23 +2,8 @@
  * this repeats operation by operation. A thread owns a row of D channels. */
 #include "tessera/op_fsq.h"
 
+#include "kernels/cuda/fsq.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "tessera/exact.h"
-
-/* q of one channel: b, rounded, inside the levels. */
-static __device__ inline float round_bounded(float z, const ts_fsq &q, int d)
-{
-    const float half = q.half[d], mid = (float)(q.level[d] / 2), low = -mid, high = (float)(q.level[d] - 1) - mid;
-    float r;
-    if (q.bound == TS_FSQ_TANH)
-        r = rintf(fmaf(half, ts_tanhf(z + q.shift[d]), -q.offset[d]));
-    else if (q.bound == TS_FSQ_SIGMOID)
-        r = rintf((half + half) * ts_sigmoidf(z)) + low;
-    else
-        r = rintf(fmaf(half + half, ts_sigmoidf(1.6f * z), -half));
-    r = r > low ? r : low;
-    return r < high ? r : high;
-}
 
 /* Numbers go through shared memory ROWS rows at a time: whole vectors on the way to and from device memory, whole rows
  * in between. A row takes an odd number of places there, so that the rows of a warp begin in different banks. */
@@ -102,15 +87,6 @@ static __global__ void fsq_fwd_k1(float *value, int32_t *idx, const float *z, ts
         store_rows(value, room, c, q);
         __syncthreads();
     }
-}
-
-/* 1 - tanh^2(a/2) = 4 p (1 - p) = 4 e/(1 + e)^2 with e = exp(-|a|), p = sigmoid(a): no cancellation. */
-static __device__ inline float slope(float z, const ts_fsq &q, int d)
-{
-    const float gain = q.bound == TS_FSQ_IFSQ ? 1.6f : 1.0f;
-    const float a = q.bound == TS_FSQ_TANH ? 2.0f * (z + q.shift[d]) : gain * z;
-    const float e = ts_expf(-fabsf(a)), u = 1.0f + e;
-    return (q.bound == TS_FSQ_TANH ? 4.0f : 2.0f * gain) * q.half[d] * (e / (u * u));
 }
 
 static __global__ void fsq_bwd_k1(float *dz, const float *dvalue, const float *z, ts_fsq q, int64_t N, int vectors)

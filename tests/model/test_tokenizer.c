@@ -3,7 +3,8 @@
 
 enum { B = 2, STEPS = 40, THREADS = 1 };
 
-static const char *const KINDS[] = { TINY_RESIDUAL_FSQ, TINY_FSQ, TINY_VQ };
+static const char *const KINDS[] = { TINY_RESIDUAL_FSQ, TINY_FSQ, TINY_FSQ_PROJECT, TINY_VQ };
+enum { N_KINDS = sizeof KINDS / sizeof *KINDS };
 
 static double train_step(ts_tokenizer *t, ts_graph *g, const float *images, int K_use)
 {
@@ -39,7 +40,7 @@ static double overfit(ts_tokenizer *t, double *end)
 T_TEST(overfit_one_batch)
 {
     (void)s;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < N_KINDS; i++) {
         ts_device *d = tiny_device(be, THREADS, TS_MATH_F32);
         ts_tokenizer_config c = tiny_tokenizer_config(KINDS[i], "[1,2]", 8);
         ts_tokenizer *t = tiny_tokenizer(d, &c, 1);
@@ -73,7 +74,7 @@ T_TEST(bf16)
 T_TEST(encode_decode)
 {
     (void)s;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < N_KINDS; i++) {
         ts_device *d = tiny_device(be, THREADS, TS_MATH_F32);
         ts_tokenizer_config c = tiny_tokenizer_config(KINDS[i], "[1,2]", 8);
         ts_tokenizer *t = tiny_tokenizer(d, &c, 0);
@@ -108,7 +109,7 @@ T_TEST(batches_and_threads)
     (void)s;
     enum { MANY = 9 };
     static const int sizes[] = { 1, 4, 9 };
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < N_KINDS; i++) {
         ts_tokenizer_config c = tiny_tokenizer_config(KINDS[i], "[1,2]", 8);
         const float *images = tiny_pictures(MANY);
         size_t bytes = (size_t)MANY * TINY_PIXELS * sizeof(float);
@@ -165,6 +166,34 @@ T_TEST(every_index)
     }
 }
 
+/* The fused quantizer gives what its three ops give one after the other. */
+T_TEST(projected)
+{
+    (void)s;
+    enum { N = 4 * 64 };
+    ts_device *d = tiny_device(be, THREADS, TS_MATH_F32);
+    ts_tokenizer_config c = tiny_tokenizer_config(TINY_FSQ_PROJECT, "[1,2]", 8);
+    ts_tokenizer *t = tiny_tokenizer(d, &c, 0);
+    const int C = c.z_channels;
+    T_TRUE(t->q.projects && quantizer_channels(&t->q) == C);
+    float *f = t_normals(N * C, 1, 3), *fused = t_alloc(sizeof *f * (size_t)(N * C)), *apart = t_alloc(sizeof *f * (size_t)(N * C));
+    int32_t idx[2][N];
+    ts_graph *g = t->g;
+    ts_tensor *x = tg_upload(g, f, TS_F32, 4, TG_DIMS(4, 8, 8, C));
+    ts_quantized r = quantizer_forward(g, &t->q, x, 1, 0), e = tg_fsq(g, conv_forward(g, &t->quant_conv, x), &t->q.fsq);
+    T_OK(tg_download(g, fused, r.f_hat));
+    T_OK(tg_download(g, apart, conv_forward(g, &t->post_quant_conv, e.f_hat)));
+    T_OK(tg_download(g, idx[0], r.idx));
+    T_OK(tg_download(g, idx[1], e.idx));
+    T_TRUE(memcmp(idx[0], idx[1], sizeof idx[0]) == 0);
+    t_closef("f_hat", fused, apart, N * C, 1e-6);
+    ts_graph_reset(g);
+    ts_tokenizer_free(t);
+    ts_device_close(d);
+    c.z_channels = 300; /* too wide to be fused */
+    T_TRUE(!quantizer_projects(&c));
+}
+
 /* With fewer scales in use f_hat is the partial sum of all of them, and what is left out gets no gradient. */
 T_TEST(scale_dropout)
 {
@@ -204,6 +233,7 @@ int main(void)
     T_ADD1(u, encode_decode);
     T_ADD1(u, batches_and_threads);
     T_ADD1(u, every_index);
+    T_ADD1(u, projected);
     T_ADD1(u, scale_dropout);
     return t_run(u);
 }

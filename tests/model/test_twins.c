@@ -84,7 +84,8 @@ static void near_models(const twins *w, const char *what, ts_params *const p[2])
 
 /* --- tokenizers --- */
 
-static const char *const TOKENIZERS[] = { TINY_RESIDUAL_FSQ, TINY_FSQ, TINY_VQ };
+static const char *const TOKENIZERS[] = { TINY_RESIDUAL_FSQ, TINY_FSQ, TINY_FSQ_PROJECT, TINY_VQ };
+enum { N_TOKENIZERS = sizeof TOKENIZERS / sizeof *TOKENIZERS };
 
 typedef struct {
     float sums[2], stats[2 * TS_MAX_SCALES], f[B * 64 * 8], f_hat[B * 64 * 8], image[B * TINY_PIXELS];
@@ -111,7 +112,7 @@ T_TEST(tokenizer_steps)
 {
     (void)s;
     twins w = open_twins(be);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < N_TOKENIZERS; i++) {
         ts_tokenizer_config c = tiny_tokenizer_config(TOKENIZERS[i], "[1,2]", 8);
         ts_tokenizer *t[2];
         ts_graph *g[2];
@@ -125,8 +126,8 @@ T_TEST(tokenizer_steps)
             float length[2];
             for (int j = 0; j < 2; j++) run_tokenizer(t[j], g[j], &r[j]);
             T_TRUE(memcmp(r[0].idx, r[1].idx, sizeof r[0].idx) == 0);
-            near("latent", r[1].f, r[0].f, B * 64 * c.q.D, VALUES, 0);
-            near("f_hat", r[1].f_hat, r[0].f_hat, B * 64 * c.q.D, VALUES, 0);
+            near("latent", r[1].f, r[0].f, B * 64 * quantizer_channels(&t[0]->q), VALUES, 0);
+            near("f_hat", r[1].f_hat, r[0].f_hat, B * 64 * quantizer_channels(&t[0]->q), VALUES, 0);
             near("picture", r[1].image, r[0].image, B * TINY_PIXELS, VALUES, 0);
             near("statistics", r[1].stats, r[0].stats, 2 * TS_MAX_SCALES, VALUES, 0);
             near("loss", r[1].sums, r[0].sums, 2, VALUES, 0);

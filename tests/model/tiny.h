@@ -9,6 +9,8 @@ enum { TINY_SIDE = 16, TINY_PIXELS = TINY_SIDE * TINY_SIDE * 3, TINY_CLASSES = 4
 
 #define TINY_RESIDUAL_FSQ "\"patch_nums\":[1,2,4,8],\"quantizer\":{\"kind\":\"residual_fsq\",\"levels\":[5,5,5]}"
 #define TINY_FSQ "\"patch_nums\":[8],\"quantizer\":{\"kind\":\"fsq\",\"levels\":[5,4,7]}"
+/* Projections of 1x1: one op with the quantizer. */
+#define TINY_FSQ_PROJECT "\"quant_conv_ks\":1," TINY_FSQ
 #define TINY_VQ "\"patch_nums\":[1,2,4,8],\"quantizer\":{\"kind\":\"vq\",\"vocab_size\":32,\"share_quant_resi\":4}"
 
 /* kind: one of the above; mult: "[1,2]" for 8x8 latents, "[1,2,2]" for 4x4. */
