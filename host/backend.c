@@ -77,6 +77,8 @@ static const ts_backend CPU = {
     .sample_digits = sample_digits_cpu,
     .sample_smooth = sample_smooth_cpu,
     .pixel_loss = pixel_loss_cpu,
+    .resize_scratch = resize_scratch_cpu,
+    .resize = resize_cpu,
     .grad_norm = grad_norm_cpu,
     .adamw = adamw_cpu,
 };
@@ -155,6 +157,8 @@ static const ts_backend GPU = {
     .sample_digits = sample_digits_cuda,
     .sample_smooth = sample_smooth_cuda,
     .pixel_loss = pixel_loss_cuda,
+    .resize_scratch = resize_scratch_cuda,
+    .resize = resize_cuda,
     .grad_norm = grad_norm_cuda,
     .adamw = adamw_cuda,
 };

@@ -35,7 +35,7 @@ typedef struct ts_loader ts_loader;
 
 typedef struct {
     ts_preprocess how;
-    int size;
+    int size;    /* 0: pictures are delivered as they are */
     int threads; /* >= 1 */
     int ahead;   /* pictures decoded ahead at most, >= 1 */
     int64_t first; /* position to start from */
@@ -49,7 +49,7 @@ typedef struct {
     int32_t label;
     ts_status status;  /* TS_OK, or why this one is unreadable  */
     char error[256];   /* its message                           */
-    ts_image image;    /* size x size; owned by the receiver    */
+    ts_image image;    /* size x size, or whole; owned by the receiver */
 } ts_loaded;
 
 ts_status ts_loader_new(ts_loader **l, const ts_dataset *d, const ts_loader_options *o);

@@ -78,7 +78,8 @@ static ts_status check_resized(double width, double height, const char *name)
                    TS_MAX_PIXELS);
 }
 
-static ts_status preprocess_var(ts_image *out, const ts_image *in, int size, const float *crop, const char *name)
+static ts_status preprocess_var(ts_image *out, const ts_image *in, int size, const float *crop, struct ts_device *d,
+                                const char *name)
 {
     int mid = (int)rint(1.125 * size), tall = in->height > in->width;
     int side = tall ? in->width : in->height, along = tall ? in->height : in->width;
@@ -92,7 +93,7 @@ static ts_status preprocess_var(ts_image *out, const ts_image *in, int size, con
         w.top = (int)((double)crop[0] * (height - size + 1));
         w.left = (int)((double)crop[1] * (width - size + 1));
     }
-    return ts_image_resize(out, in, width, height, TS_FILTER_LANCZOS, &w, name);
+    return ts_image_resize(out, in, width, height, TS_FILTER_LANCZOS, &w, d, name);
 }
 
 static int shorter(const ts_image *im)
@@ -100,13 +101,13 @@ static int shorter(const ts_image *im)
     return im->width < im->height ? im->width : im->height;
 }
 
-static ts_status preprocess_adm(ts_image *out, const ts_image *in, int size, const char *name)
+static ts_status preprocess_adm(ts_image *out, const ts_image *in, int size, struct ts_device *d, const char *name)
 {
     ts_image half = { 0 };
     const ts_image *from = in;
     while (shorter(from) >= 2 * size) {
         ts_image next;
-        ts_status st = ts_image_resize(&next, from, from->width / 2, from->height / 2, TS_FILTER_BOX, NULL, name);
+        ts_status st = ts_image_resize(&next, from, from->width / 2, from->height / 2, TS_FILTER_BOX, NULL, d, name);
         ts_image_free(&half);
         TS_TRY(st);
         half = next;
@@ -116,7 +117,7 @@ static ts_status preprocess_adm(ts_image *out, const ts_image *in, int size, con
     ts_status st = check_resized(width, height, name);
     if (st == TS_OK) {
         ts_window w = { ((int)width - size) / 2, ((int)height - size) / 2, size, size };
-        st = ts_image_resize(out, from, (int)width, (int)height, TS_FILTER_BICUBIC, &w, name);
+        st = ts_image_resize(out, from, (int)width, (int)height, TS_FILTER_BICUBIC, &w, d, name);
     }
     ts_image_free(&half);
     return st;
@@ -133,7 +134,7 @@ static ts_status preprocess_none(ts_image *out, const ts_image *in, int size, co
 }
 
 ts_status ts_image_preprocess(ts_image *out, const ts_image *in, ts_preprocess how, int size, const float *crop,
-                              const char *name)
+                              struct ts_device *d, const char *name)
 {
     *out = (ts_image){ 0 };
     if (size < 1 || size > 8192) return ts_fail(TS_E_ARG, "size %d: 1 to 8192 is possible", size);
@@ -141,9 +142,9 @@ ts_status ts_image_preprocess(ts_image *out, const ts_image *in, ts_preprocess h
         return ts_fail(TS_E_ARG, "preprocess %s has no random crop", ts_preprocess_name(how));
     switch (how) {
     case TS_PREPROCESS_VAR:
-        return preprocess_var(out, in, size, crop, name);
+        return preprocess_var(out, in, size, crop, d, name);
     case TS_PREPROCESS_ADM:
-        return preprocess_adm(out, in, size, name);
+        return preprocess_adm(out, in, size, d, name);
     case TS_PREPROCESS_NONE:
         return preprocess_none(out, in, size, name);
     }

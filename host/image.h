@@ -33,9 +33,11 @@ ts_status ts_preprocess_parse(ts_preprocess *p, const char *name);
 const char *ts_preprocess_name(ts_preprocess p);
 
 /* *out: a new image of size x size. crop: NULL for the centre, else two numbers in [0,1) that choose the offset of a random
- * crop (var only): top = floor(crop[0]*(H-size+1)), left = floor(crop[1]*(W-size+1)). name is for messages. */
+ * crop (var only): top = floor(crop[0]*(H-size+1)), left = floor(crop[1]*(W-size+1)). d: where pictures are resized; NULL: on the
+ * CPU, in this thread. The bits are the same. name is for messages. */
+struct ts_device;
 ts_status ts_image_preprocess(ts_image *out, const ts_image *in, ts_preprocess how, int size, const float *crop,
-                              const char *name);
+                              struct ts_device *d, const char *name);
 
 /* torch's float conversion: v/255*2 - 1, as float32 v/255 then x + x - 1. out: n floats. */
 void ts_image_to_float(float *out, const uint8_t *in, size_t n);

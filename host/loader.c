@@ -32,8 +32,9 @@ struct ts_loader {
 static ts_status load_image(const ts_loader *l, int64_t picture, const float *crop, ts_image *out)
 {
     ts_image whole;
+    if (l->o.size == 0) return ts_dataset_read(l->d, picture, out);
     TS_TRY(ts_dataset_read(l->d, picture, &whole));
-    ts_status st = ts_image_preprocess(out, &whole, l->o.how, l->o.size, crop, ts_dataset_name(l->d, picture));
+    ts_status st = ts_image_preprocess(out, &whole, l->o.how, l->o.size, crop, NULL, ts_dataset_name(l->d, picture));
     ts_image_free(&whole);
     return st;
 }
@@ -76,7 +77,7 @@ static void *work(void *context)
 ts_status ts_loader_new(ts_loader **out, const ts_dataset *d, const ts_loader_options *o)
 {
     *out = NULL;
-    if (o->threads < 1 || o->ahead < 1 || o->first < 0 || o->size < 1)
+    if (o->threads < 1 || o->ahead < 1 || o->first < 0 || o->size < 0)
         return ts_fail(TS_E_ARG, "loader: threads %d, ahead %d, size %d, first %lld are not possible", o->threads,
                        o->ahead, o->size, (long long)o->first);
     ts_loader *l = calloc(1, sizeof *l);

@@ -155,6 +155,9 @@
     X(pixel_loss,                                                                                                      \
       (ts_stream * s, float *sums, float *dx, const float *x, const float *target, float w1, float w2, int64_t N),     \
       (s, sums, dx, x, target, w1, w2, N), 0)                                                                          \
+    X(resize,                                                                                                          \
+      (ts_stream * s, uint8_t *out, const uint8_t *in, const int32_t *plan, const ts_resize *r, void *scratch),        \
+      (s, out, in, plan, r, scratch), 0)                                                                               \
     X(grad_norm, (ts_stream * s, float *norm, const float *g, int64_t N), (s, norm, g, N), 0)                          \
     X(adamw,                                                                                                           \
       (ts_stream * s, float *p, float *m, float *v, float *ema, const float *g, const float *norm, const ts_adamw *a,  \

@@ -1,8 +1,4 @@
-/* resize.c - Pillow's resampling. Contract: resize.h.
- *
- * Both passes are weighted sums of rows of equal length, which is what vectorises. For the columns a block of BLOCK
- * rows is transposed first, so that the BLOCK*3 bytes of one column lie side by side.
- */
+/* resize.c - Pillow's resampling: the plans of its filters. Contract: resize.h. What follows a plan: kernels/cpu/resize.c. */
 #include "host/resize.h"
 
 #include <math.h>
@@ -10,14 +6,15 @@
 #include <string.h>
 
 #include "host/codec.h"
+#include "host/device.h"
 
-enum { BITS = 22, BLOCK = 16, COLUMN = BLOCK * 3 };
+enum { BITS = 22 };
 
+/* One direction: n_in positions to n_out, of which those from .. from+count-1 are made. */
 typedef struct {
-    int taps;       /* weights per output position */
-    int *first, *n; /* inputs first .. first+n-1 */
-    int32_t *weight;
-} plan;
+    int n_in, n_out, from, count;
+    ts_filter filter;
+} direction;
 
 static double box(double x)
 {
@@ -52,106 +49,83 @@ static const struct {
     [TS_FILTER_BOX] = { box, 0.5 }, [TS_FILTER_BICUBIC] = { bicubic, 2 }, [TS_FILTER_LANCZOS] = { lanczos, 3 }
 };
 
-static void plan_free(plan *p)
+static double reach_of(const direction *d)
 {
-    free(p->first);
-    free(p->n);
-    free(p->weight);
+    return FILTERS[d->filter].support * fmax((double)d->n_in / d->n_out, 1);
 }
 
-/* Weights of the output positions from .. from+count-1 of n_out. 0 when memory is out. */
-static int plan_make(plan *p, int n_in, int n_out, int from, int count, ts_filter filter)
+/* Most weights of a position. */
+static int taps_of(const direction *d)
 {
-    double scale = (double)n_in / n_out, wide = fmax(scale, 1), reach = FILTERS[filter].support * wide;
-    p->taps = (int)ceil(reach) * 2 + 1;
-    p->first = malloc(sizeof *p->first * (size_t)count);
-    p->n = malloc(sizeof *p->n * (size_t)count);
-    p->weight = malloc(sizeof *p->weight * (size_t)count * (size_t)p->taps);
-    double *w = malloc(sizeof *w * (size_t)p->taps);
-    int ok = p->first && p->n && p->weight && w;
-    for (int j = 0; ok && j < count; j++) {
-        double centre = (from + j + 0.5) * scale, sum = 0;
-        int lo = (int)(centre - reach + 0.5), hi = (int)(centre + reach + 0.5);
-        lo = lo < 0 ? 0 : lo;
-        hi = hi > n_in ? n_in : hi;
-        for (int i = lo; i < hi; i++) sum += w[i - lo] = FILTERS[filter].f((i - centre + 0.5) * (1 / wide));
-        for (int i = 0; i < hi - lo; i++) {
-            double fixed = (sum != 0 ? w[i] / sum : w[i]) * (1 << BITS);
-            p->weight[(size_t)j * p->taps + i] = (int32_t)(fixed < 0 ? fixed - 0.5 : fixed + 0.5);
-        }
-        p->first[j] = lo;
-        p->n[j] = hi - lo;
+    return d->n_in == d->n_out ? 1 : (int)ceil(reach_of(d)) * 2 + 1;
+}
+
+/* The inputs lo .. hi-1 of output position j. */
+static void inputs_of(const direction *d, int j, int *lo, int *hi)
+{
+    const double centre = (j + 0.5) * ((double)d->n_in / d->n_out), reach = reach_of(d);
+    *lo = (int)(centre - reach + 0.5), *hi = (int)(centre + reach + 0.5);
+    *lo = *lo < 0 ? 0 : *lo;
+    *hi = *hi > d->n_in ? d->n_in : *hi;
+    if (d->n_in == d->n_out) *lo = j, *hi = j + 1;
+}
+
+/* The weights of output position j; w: room for as many. */
+static void weights_of(int32_t *weight, double *w, const direction *d, int j, int lo, int hi)
+{
+    const double scale = (double)d->n_in / d->n_out, wide = fmax(scale, 1), centre = (j + 0.5) * scale;
+    double sum = 0;
+    for (int i = lo; i < hi; i++) sum += w[i - lo] = FILTERS[d->filter].f((i - centre + 0.5) * (1 / wide));
+    for (int i = 0; i < hi - lo; i++) {
+        double fixed = (sum != 0 ? w[i] / sum : w[i]) * (1 << BITS);
+        weight[i] = (int32_t)(fixed < 0 ? fixed - 0.5 : fixed + 0.5);
     }
-    free(w);
-    return ok;
+    if (d->n_in == d->n_out) weight[0] = 1 << BITS;
 }
 
-/* out[0..length) = the weighted sum of n rows that lie `stride` bytes apart. */
-static void sum_rows(uint8_t *restrict out, const uint8_t *restrict rows, size_t stride, const int32_t *restrict weight,
-                     int n, int length)
+/* One half of a plan; inputs are counted from `base`. */
+static void plan_make(int32_t *plan, double *w, const direction *d, int base)
 {
-    int32_t sum[COLUMN];
-    for (int j = 0; j < length; j++) sum[j] = 1 << (BITS - 1);
-    for (int i = 0; i < n; i++, rows += stride)
-#pragma omp simd
-        for (int j = 0; j < length; j++) sum[j] += weight[i] * rows[j];
-#pragma omp simd
-    for (int j = 0; j < length; j++) {
-        int32_t v = sum[j] >> BITS;
-        out[j] = (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
-    }
-}
-
-/* Rows to columns: to[x][row][3] = from[row][x][3]; and back. */
-static void transpose(uint8_t *restrict to, const uint8_t *restrict from, int rows, int width)
-{
-    for (int r = 0; r < rows; r++)
-        for (int x = 0; x < width; x++) memcpy(to + (size_t)x * COLUMN + r * 3, from + ((size_t)r * width + x) * 3, 3);
-}
-
-static void transpose_back(uint8_t *restrict to, const uint8_t *restrict from, int rows, int width)
-{
-    for (int r = 0; r < rows; r++)
-        for (int x = 0; x < width; x++) memcpy(to + ((size_t)r * width + x) * 3, from + (size_t)x * COLUMN + r * 3, 3);
-}
-
-/* Filter the columns of `rows` rows; scratch holds (width + p's outputs) columns. */
-static void pass_columns(uint8_t *out, const uint8_t *in, int rows, int width, const plan *p, int n_out,
-                         uint8_t *scratch)
-{
-    uint8_t *turned = scratch + (size_t)width * COLUMN;
-    for (int y = 0; y < rows; y += BLOCK) {
-        int n = rows - y < BLOCK ? rows - y : BLOCK;
-        transpose(scratch, in + (size_t)y * width * 3, n, width);
-        for (int x = 0; x < n_out; x++)
-            sum_rows(turned + (size_t)x * COLUMN, scratch + (size_t)p->first[x] * COLUMN, COLUMN,
-                     p->weight + (size_t)x * p->taps, p->n[x], COLUMN);
-        transpose_back(out + (size_t)y * n_out * 3, turned, n, n_out);
+    const int taps = taps_of(d);
+    int32_t *first = plan, *count = plan + d->count, *weight = plan + 2 * d->count;
+    for (int j = 0; j < d->count; j++) {
+        int lo, hi;
+        inputs_of(d, d->from + j, &lo, &hi);
+        first[j] = lo - base;
+        count[j] = hi - lo;
+        memset(weight + (size_t)j * (size_t)taps, 0, sizeof *weight * (size_t)taps);
+        weights_of(weight + (size_t)j * (size_t)taps, w, d, d->from + j, lo, hi);
     }
 }
 
-/* Filter the rows; `in` begins with the picture's row `first_row`. */
-static void pass_rows(uint8_t *out, const uint8_t *in, int width, const plan *p, int n_out, int first_row)
+static ts_status run_here(uint8_t *out, const uint8_t *in, const int32_t *plan, const ts_resize *r, const char *name)
 {
-    size_t stride = (size_t)width * 3;
-    for (int y = 0; y < n_out; y++) {
-        const uint8_t *rows = in + (size_t)(p->first[y] - first_row) * stride;
-        for (size_t x = 0; x < stride; x += COLUMN)
-            sum_rows(out + (size_t)y * stride + x, rows + x, stride, p->weight + (size_t)y * p->taps, p->n[y],
-                     stride - x < COLUMN ? (int)(stride - x) : COLUMN);
-    }
+    const ts_backend *cpu = ts_backend_get("cpu");
+    void *scratch = malloc(cpu->resize_scratch(NULL, r));
+    if (!scratch) return ts_fail(TS_E_NOMEM, "%s: out of memory", name);
+    ts_status st = cpu->resize(NULL, out, in, plan, r, scratch);
+    free(scratch);
+    return st;
 }
 
-/* The window's columns of rows first .. first+rows-1, without filtering. */
-static void copy_columns(uint8_t *out, const ts_image *in, int first, int rows, const ts_window *w)
+static ts_status run_on(ts_device *d, uint8_t *out, const uint8_t *in, const int32_t *plan, const ts_resize *r)
 {
-    for (int y = 0; y < rows; y++)
-        memcpy(out + (size_t)y * w->width * 3, in->rgb + ((size_t)(first + y) * in->width + w->left) * 3,
-               (size_t)w->width * 3);
+    const size_t bytes[4] = { (size_t)r->height * (size_t)r->width * 3, (size_t)r->rows * (size_t)r->in_width * 3,
+                              ts_resize_plan(r) * sizeof *plan, d->be->resize_scratch(d->s, r) };
+    ts_block *b[4] = { NULL };
+    ts_status st = TS_OK;
+    for (int i = 0; i < 4 && st == TS_OK; i++)
+        if (!(b[i] = ts_block_get(d, bytes[i]))) st = TS_E_NOMEM;
+    if (st == TS_OK) st = d->be->upload(d->s, b[1]->p, in, bytes[1]);
+    if (st == TS_OK) st = d->be->upload(d->s, b[2]->p, plan, bytes[2]);
+    if (st == TS_OK) st = d->be->resize(d->s, b[0]->p, b[1]->p, b[2]->p, r, b[3]->p);
+    if (st == TS_OK) st = d->be->download(d->s, out, b[0]->p, bytes[0]);
+    for (int i = 0; i < 4; i++) ts_block_drop(d, b[i]);
+    return st;
 }
 
 ts_status ts_image_resize(ts_image *out, const ts_image *in, int width, int height, ts_filter filter,
-                          const ts_window *window, const char *name)
+                          const ts_window *window, ts_device *d, const char *name)
 {
     const ts_window all = { 0, 0, width, height }, *w = window ? window : &all;
     *out = (ts_image){ 0 };
@@ -159,35 +133,25 @@ ts_status ts_image_resize(ts_image *out, const ts_image *in, int width, int heig
         w->left > width - w->width || w->top > height - w->height)
         return ts_fail(TS_E_ARG, "%s: cannot cut %d x %d at %d, %d out of %d x %d pixels", name, w->width, w->height,
                        w->left, w->top, width, height);
-    int columns = in->width != width, rows = in->height != height;
-    plan px = { 0 }, py = { 0 };
-    ts_image narrow = { 0 }; /* after the columns: only the rows that the window needs */
-    uint8_t *scratch = columns ? malloc(((size_t)in->width + (size_t)w->width) * COLUMN) : NULL;
-    ts_status st = TS_OK;
-    int first = w->top, end = w->top + w->height;
-    if ((columns && (!scratch || !plan_make(&px, in->width, width, w->left, w->width, filter))) ||
-        (rows && !plan_make(&py, in->height, height, w->top, w->height, filter))) {
-        st = ts_fail(TS_E_NOMEM, "%s: out of memory", name);
-        goto done;
+    const direction x = { in->width, width, w->left, w->width, filter }, y = { in->height, height, w->top, w->height, filter };
+    int first, end, other;
+    inputs_of(&y, w->top, &first, &other);
+    inputs_of(&y, w->top + w->height - 1, &other, &end);
+    const ts_resize r = { in->width, end - first, w->width, w->height, taps_of(&x), taps_of(&y) };
+    if ((int64_t)r.rows * r.width > TS_MAX_PIXELS)
+        return ts_fail(TS_E_DATA, "%s: %d x %d pixels between columns and rows; at most %d are possible", name, r.width, r.rows,
+                       TS_MAX_PIXELS);
+    int32_t *plan = malloc(ts_resize_plan(&r) * sizeof *plan);
+    double *room = malloc(sizeof *room * (size_t)(r.taps_x > r.taps_y ? r.taps_x : r.taps_y));
+    ts_status st = plan && room ? ts_image_alloc(out, w->width, w->height, name) : ts_fail(TS_E_NOMEM, "%s: out of memory", name);
+    if (st == TS_OK) {
+        plan_make(plan, room, &x, 0);
+        plan_make(plan + (size_t)r.width * (size_t)(2 + r.taps_x), room, &y, first);
+        const uint8_t *rows = in->rgb + (size_t)first * (size_t)in->width * 3;
+        st = d ? run_on(d, out->rgb, rows, plan, &r) : run_here(out->rgb, rows, plan, &r, name);
     }
-    if (rows) first = py.first[0], end = py.first[w->height - 1] + py.n[w->height - 1];
-    if ((st = ts_image_alloc(&narrow, w->width, end - first, name)) != TS_OK) goto done;
-    if (columns)
-        pass_columns(narrow.rgb, in->rgb + (size_t)first * in->width * 3, end - first, in->width, &px, w->width,
-                     scratch);
-    else
-        copy_columns(narrow.rgb, in, first, end - first, w);
-    if (rows) {
-        if ((st = ts_image_alloc(out, w->width, w->height, name)) != TS_OK) goto done;
-        pass_rows(out->rgb, narrow.rgb, w->width, &py, w->height, first);
-    } else {
-        *out = narrow;
-        narrow.rgb = NULL;
-    }
-done:
-    ts_image_free(&narrow);
-    free(scratch);
-    plan_free(&px);
-    plan_free(&py);
+    if (st != TS_OK) ts_image_free(out);
+    free(plan);
+    free(room);
     return st;
 }

@@ -23,8 +23,8 @@ typedef struct {
 } ts_window;
 
 /* *out: the part `window` (NULL: all) of `in` resized to width x height. Only what the window needs is computed.
- * name is for messages. */
+ * d: where; NULL: on the CPU, in this thread. The bits are the same. name is for messages. */
 ts_status ts_image_resize(ts_image *out, const ts_image *in, int width, int height, ts_filter filter,
-                          const ts_window *window, const char *name);
+                          const ts_window *window, struct ts_device *d, const char *name);
 
 #endif

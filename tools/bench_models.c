@@ -137,7 +137,7 @@ static ts_status read_picture(void *context)
     picture_file *p = context;
     ts_image im, out;
     TS_TRY(ts_image_read(&im, p->path));
-    ts_status st = ts_image_preprocess(&out, &im, TS_PREPROCESS_VAR, p->side, NULL, p->path);
+    ts_status st = ts_image_preprocess(&out, &im, TS_PREPROCESS_VAR, p->side, NULL, NULL, p->path);
     ts_image_free(&im);
     if (st == TS_OK) ts_image_free(&out);
     return st;

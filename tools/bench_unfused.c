@@ -30,7 +30,7 @@ void unfused_group_norm(kernel *k, ts_device *d, ts_status *st)
 
 static ts_linear way(const kernel *k, int I, int O)
 {
-    return (ts_linear){ k->u.project.N, I, O, TS_MATH_F32 };
+    return (ts_linear){ k->u.project.N, I, O, TS_MATH_F32, TS_F32 };
 }
 
 static ts_status project_in_steps(kernel *k)

@@ -22,7 +22,7 @@ static ts_status one_row(ts_tokenizer *t, const ts_dataset *data, int64_t i, ts_
     ts_image in = { 0, 0, NULL };
     float *x = malloc(n * (size_t)(K + 1) * sizeof *x);
     ts_status st = x ? ts_dataset_read(data, i, &in) : ts_fail(TS_E_NOMEM, "out of host memory");
-    if (st == TS_OK) st = ts_image_preprocess(&row[0], &in, how, side, NULL, ts_dataset_name(data, i));
+    if (st == TS_OK) st = ts_image_preprocess(&row[0], &in, how, side, NULL, common_resizer(t->d), ts_dataset_name(data, i));
     if (st == TS_OK) {
         ts_image_to_float(x, row[0].rgb, n);
         st = ts_tokenizer_reconstruct(t, x, 1, NULL, NULL, x + n, NULL);

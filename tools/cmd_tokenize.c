@@ -14,7 +14,7 @@
 #include "tools/commands.h"
 #include "tools/common.h"
 
-enum { MAX_ERRORS_BYTES = 1 << 30 };
+enum { MAX_ERRORS_BYTES = 1 << 30, WHOLE_AHEAD = 4 }; /* whole pictures may be large */
 
 typedef struct {
     const char *tokenizer, *out;
@@ -140,6 +140,21 @@ static ts_status note_bad(tokenize_run *r, const ts_loaded *in)
     return st;
 }
 
+/* A whole picture becomes one of the model's size on the device. One that cannot is unreadable. */
+static ts_status bring_to_size(tokenize_run *r, ts_loaded *in)
+{
+    const char *name = ts_dataset_name(r->data, in->picture);
+    ts_image small;
+    ts_status st = ts_image_preprocess(&small, &in->image, common_preprocess(r->o->preprocess, r->t), r->t->c.image_size, NULL,
+                                       common_resizer(r->t->d), name);
+    ts_image_free(&in->image);
+    in->image = small;
+    if (st != TS_E_DATA) return st;
+    in->status = st;
+    snprintf(in->error, sizeof in->error, "%s", ts_error());
+    return TS_OK;
+}
+
 /* Read up to a batch of pictures; *have is 0 at the end. */
 static ts_status read_batch(tokenize_run *r, int64_t *have)
 {
@@ -150,6 +165,7 @@ static ts_status read_batch(tokenize_run *r, int64_t *have)
         int more;
         TS_TRY(ts_loader_next(r->loader, &in, &more));
         if (!more) return TS_OK;
+        if (in.status == TS_OK && common_resizer(r->t->d)) TS_TRY(bring_to_size(r, &in));
         if (in.status != TS_OK) {
             TS_TRY(note_bad(r, &in));
             r->done++;
@@ -169,8 +185,9 @@ static ts_status read_batch(tokenize_run *r, int64_t *have)
 static ts_status tokenize_all(tokenize_run *r)
 {
     int64_t T = r->t->q.p.T, n = (int64_t)r->t->c.image_size * r->t->c.image_size * 3, B = r->o->batch;
-    ts_loader_options lo = { .how = common_preprocess(r->o->preprocess, r->t), .size = r->t->c.image_size, .threads = 2,
-                             .ahead = (int)(2 * B), .first = r->done, .order = order, .context = r };
+    const int whole = common_resizer(r->t->d) != NULL;
+    ts_loader_options lo = { .how = common_preprocess(r->o->preprocess, r->t), .size = whole ? 0 : r->t->c.image_size, .threads = 2,
+                             .ahead = whole ? WHOLE_AHEAD : (int)(2 * B), .first = r->done, .order = order, .context = r };
     r->images = malloc((size_t)(B * n) * sizeof *r->images);
     r->tokens = malloc((size_t)(B * T) * sizeof *r->tokens);
     r->labels = malloc((size_t)B * sizeof *r->labels);

@@ -26,6 +26,11 @@ ts_preprocess common_preprocess(int choice, const ts_tokenizer *t)
     return choice == 0 ? t->c.preprocess : (ts_preprocess)(choice - 1);
 }
 
+ts_device *common_resizer(ts_device *d)
+{
+    return strcmp(d->be->name, "cpu") == 0 ? NULL : d;
+}
+
 json_t *common_text(const char *text)
 {
     json_t *o = json_string(text);

@@ -47,6 +47,9 @@ common_options common_inference(void);
 #define PREPROCESS_HELP "how pictures are brought to the model's size; model: as the tokenizer was trained"
 ts_preprocess common_preprocess(int choice, const ts_tokenizer *t);
 
+/* Where pictures are resized: NULL, in the threads that read them, if the models run on the CPU; else on the device. */
+ts_device *common_resizer(ts_device *d);
+
 /* The device that the common options ask for. */
 ts_status common_device(ts_device **d, const common_options *c);
 

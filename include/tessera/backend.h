@@ -24,6 +24,7 @@
 #include "tessera/op_resample.h"
 #include "tessera/op_residual_fsq.h"
 #include "tessera/op_residual_vq.h"
+#include "tessera/op_resize.h"
 #include "tessera/op_sample.h"
 
 #ifdef __cplusplus
@@ -136,6 +137,8 @@ typedef struct {
     ts_sample_digits_fn *sample_digits;
     ts_sample_smooth_fn *sample_smooth;
     ts_pixel_loss_fn *pixel_loss;
+    ts_resize_scratch_fn *resize_scratch;
+    ts_resize_fn *resize;
     ts_grad_norm_fn *grad_norm;
     ts_adamw_fn *adamw;
 } ts_backend;

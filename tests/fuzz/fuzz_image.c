@@ -33,7 +33,7 @@ static void check(const uint8_t *data, size_t size)
     memcpy(copy, im.rgb, bytes);
     free(copy);
     for (int how = 0; how < 2; how++) {
-        st = ts_image_preprocess(&small, &im, how ? TS_PREPROCESS_ADM : TS_PREPROCESS_VAR, 16, NULL, "input");
+        st = ts_image_preprocess(&small, &im, how ? TS_PREPROCESS_ADM : TS_PREPROCESS_VAR, 16, NULL, NULL, "input");
         must(st == TS_E_DATA || (st == TS_OK && small.width == 16 && small.height == 16));
         ts_image_free(&small);
     }

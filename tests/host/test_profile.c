@@ -55,7 +55,7 @@ T_TEST(is_complete)
     T_OK(ts_profile_begin(d));
     int kept = 0, n = (int)(sizeof *real / sizeof(void *));
     for (int i = 0; i < n; i++) kept += memcmp((void *const *)real + i, (void *const *)d->be + i, sizeof(void *)) == 0;
-    T_EQI(kept, 4 + 3 + 2 + 4 + 11); /* name, about, preferred_math, factor_dtype; stream_new, _free, _sync; mem_free, _stored; capture_; sizes of scratch */
+    T_EQI(kept, 4 + 3 + 2 + 4 + 12); /* name, about, preferred_math, factor_dtype; stream_new, _free, _sync; mem_free, _stored; capture_; sizes of scratch */
     ts_profile_end(d);
     ts_device_close(d);
 }

@@ -26,11 +26,11 @@ static void run_case(resize_case *c, uint64_t seed)
 {
     c->in = t_picture(c->width, c->height, seed);
     if (c->kind == VAR)
-        T_OK(ts_image_preprocess(&c->out, &c->in, TS_PREPROCESS_VAR, c->a, NULL, "case"));
+        T_OK(ts_image_preprocess(&c->out, &c->in, TS_PREPROCESS_VAR, c->a, NULL, NULL, "case"));
     else if (c->kind == ADM)
-        T_OK(ts_image_preprocess(&c->out, &c->in, TS_PREPROCESS_ADM, c->a, NULL, "case"));
+        T_OK(ts_image_preprocess(&c->out, &c->in, TS_PREPROCESS_ADM, c->a, NULL, NULL, "case"));
     else
-        T_OK(ts_image_resize(&c->out, &c->in, c->a, c->b, (ts_filter)c->kind, NULL, "case"));
+        T_OK(ts_image_resize(&c->out, &c->in, c->a, c->b, (ts_filter)c->kind, NULL, NULL, "case"));
 }
 
 /* Run the cases, compare with Pillow if it is there, and all of them with the stored hash. */
@@ -125,9 +125,9 @@ T_TEST(windows)
     static const int TO[][2] = { { 50, 40 }, { 90, 40 }, { 50, 61 }, { 90, 61 }, { 133, 97 } };
     static const ts_window W[] = { { 0, 0, 50, 40 }, { 49, 39, 1, 1 }, { 7, 11, 20, 13 }, { 0, 39, 50, 1 } };
     for (int i = 0; i < 5; i++) {
-        T_OK(ts_image_resize(&all, &in, TO[i][0], TO[i][1], TS_FILTER_LANCZOS, NULL, "all"));
+        T_OK(ts_image_resize(&all, &in, TO[i][0], TO[i][1], TS_FILTER_LANCZOS, NULL, NULL, "all"));
         for (int k = 0; k < 4; k++) {
-            T_OK(ts_image_resize(&part, &in, TO[i][0], TO[i][1], TS_FILTER_LANCZOS, &W[k], "part"));
+            T_OK(ts_image_resize(&part, &in, TO[i][0], TO[i][1], TS_FILTER_LANCZOS, &W[k], NULL, "part"));
             T_EQI(part.width, W[k].width);
             T_EQI(part.height, W[k].height);
             for (int y = 0; y < part.height; y++)
@@ -137,9 +137,9 @@ T_TEST(windows)
         }
         ts_image_free(&all);
     }
-    T_STATUS(TS_E_ARG, ts_image_resize(&part, &in, 50, 40, TS_FILTER_BOX, &(ts_window){ 1, 0, 50, 40 }, "wide"));
-    T_STATUS(TS_E_ARG, ts_image_resize(&part, &in, 50, 40, TS_FILTER_BOX, &(ts_window){ 0, -1, 50, 40 }, "up"));
-    T_STATUS(TS_E_ARG, ts_image_resize(&part, &in, 0, 40, TS_FILTER_BOX, NULL, "flat"));
+    T_STATUS(TS_E_ARG, ts_image_resize(&part, &in, 50, 40, TS_FILTER_BOX, &(ts_window){ 1, 0, 50, 40 }, NULL, "wide"));
+    T_STATUS(TS_E_ARG, ts_image_resize(&part, &in, 50, 40, TS_FILTER_BOX, &(ts_window){ 0, -1, 50, 40 }, NULL, "up"));
+    T_STATUS(TS_E_ARG, ts_image_resize(&part, &in, 0, 40, TS_FILTER_BOX, NULL, NULL, "flat"));
 }
 
 /* crop chooses floor(crop*(room + 1)) of the whole resized picture: first and last offset are both reached. */
@@ -148,41 +148,41 @@ T_TEST(random_crop)
     (void)be, (void)s;
     enum { SIZE = 32, MID = 36 };
     ts_image in = t_picture(71, 50, 8), all, part; /* 36 high, 51 wide */
-    T_OK(ts_image_resize(&all, &in, 51, MID, TS_FILTER_LANCZOS, NULL, "all"));
+    T_OK(ts_image_resize(&all, &in, 51, MID, TS_FILTER_LANCZOS, NULL, NULL, "all"));
     const struct {
         float crop[2];
         int top, left;
     } CASES[] = { { { 0, 0 }, 0, 0 }, { { 0.99999994f, 0.99999994f }, 4, 19 }, { { 0.5f, 0.24f }, 2, 4 } };
     for (int i = 0; i < 3; i++) {
-        T_OK(ts_image_preprocess(&part, &in, TS_PREPROCESS_VAR, SIZE, CASES[i].crop, "crop"));
+        T_OK(ts_image_preprocess(&part, &in, TS_PREPROCESS_VAR, SIZE, CASES[i].crop, NULL, "crop"));
         for (int y = 0; y < SIZE; y++)
             ck_assert_mem_eq(part.rgb + y * SIZE * 3, all.rgb + ((CASES[i].top + y) * all.width + CASES[i].left) * 3,
                              SIZE * 3);
         ts_image_free(&part);
     }
     ts_image_free(&all);
-    T_STATUS(TS_E_ARG, ts_image_preprocess(&part, &in, TS_PREPROCESS_VAR, SIZE, (float[]){ 1, 0 }, "one"));
-    T_STATUS(TS_E_ARG, ts_image_preprocess(&part, &in, TS_PREPROCESS_VAR, SIZE, (float[]){ NAN, 0 }, "nan"));
-    T_STATUS(TS_E_ARG, ts_image_preprocess(&part, &in, TS_PREPROCESS_ADM, SIZE, CASES[0].crop, "adm"));
+    T_STATUS(TS_E_ARG, ts_image_preprocess(&part, &in, TS_PREPROCESS_VAR, SIZE, (float[]){ 1, 0 }, NULL, "one"));
+    T_STATUS(TS_E_ARG, ts_image_preprocess(&part, &in, TS_PREPROCESS_VAR, SIZE, (float[]){ NAN, 0 }, NULL, "nan"));
+    T_STATUS(TS_E_ARG, ts_image_preprocess(&part, &in, TS_PREPROCESS_ADM, SIZE, CASES[0].crop, NULL, "adm"));
 }
 
 T_TEST(refusals)
 {
     (void)be, (void)s;
     ts_image in = t_picture(20, 10, 1), out, line = t_picture(200000, 1, 1);
-    T_OK(ts_image_preprocess(&out, &in, TS_PREPROCESS_VAR, 8, NULL, "a.png"));
+    T_OK(ts_image_preprocess(&out, &in, TS_PREPROCESS_VAR, 8, NULL, NULL, "a.png"));
     ts_image_free(&out);
-    T_STATUS(TS_E_DATA, ts_image_preprocess(&out, &in, TS_PREPROCESS_NONE, 8, NULL, "a.png"));
+    T_STATUS(TS_E_DATA, ts_image_preprocess(&out, &in, TS_PREPROCESS_NONE, 8, NULL, NULL, "a.png"));
     T_TRUE(strstr(ts_error(), "a.png") && strstr(ts_error(), "20 x 10") && out.rgb == NULL);
     ts_image square = t_picture(8, 8, 2);
-    T_OK(ts_image_preprocess(&out, &square, TS_PREPROCESS_NONE, 8, NULL, "b.png"));
+    T_OK(ts_image_preprocess(&out, &square, TS_PREPROCESS_NONE, 8, NULL, NULL, "b.png"));
     t_same_image("none", &out, &square);
     ts_image_free(&out);
-    T_STATUS(TS_E_ARG, ts_image_preprocess(&out, &in, TS_PREPROCESS_VAR, 0, NULL, "a.png"));
+    T_STATUS(TS_E_ARG, ts_image_preprocess(&out, &in, TS_PREPROCESS_VAR, 0, NULL, NULL, "a.png"));
     /* one pixel high: 288 high it would be 57,600,000 wide */
-    T_STATUS(TS_E_DATA, ts_image_preprocess(&out, &line, TS_PREPROCESS_VAR, 256, NULL, "line.png"));
+    T_STATUS(TS_E_DATA, ts_image_preprocess(&out, &line, TS_PREPROCESS_VAR, 256, NULL, NULL, "line.png"));
     T_TRUE(strstr(ts_error(), "line.png") != NULL);
-    T_STATUS(TS_E_DATA, ts_image_preprocess(&out, &line, TS_PREPROCESS_ADM, 256, NULL, "line.png"));
+    T_STATUS(TS_E_DATA, ts_image_preprocess(&out, &line, TS_PREPROCESS_ADM, 256, NULL, NULL, "line.png"));
     ts_preprocess p;
     for (int i = 0; i < 3; i++) {
         T_OK(ts_preprocess_parse(&p, ts_preprocess_name((ts_preprocess)i)));
