@@ -176,10 +176,14 @@ ts_tensor *tg_like(ts_graph *g, const ts_tensor *x)
     return tg_new(g, x->dtype, x->rank, x->dim);
 }
 
+ts_dtype tg_factor_dtype(const ts_graph *g)
+{
+    return g->training || !TG_BE(g)->factor_dtype ? TS_F32 : TG_BE(g)->factor_dtype(g->d->math);
+}
+
 ts_tensor *tg_factor(ts_graph *g, const ts_tensor *like)
 {
-    const int keeps = g->training || !TG_BE(g)->factor_dtype;
-    return tg_new(g, keeps ? TS_F32 : TG_BE(g)->factor_dtype(g->d->math), like->rank, like->dim);
+    return tg_new(g, tg_factor_dtype(g), like->rank, like->dim);
 }
 
 ts_block *tg_scratch(ts_graph *g, size_t bytes)
@@ -303,7 +307,7 @@ static ts_tensor *view(ts_graph *g, ts_tensor *x, int rank, const int64_t *dim, 
 
 ts_tensor *tg_reshape(ts_graph *g, ts_tensor *x, int rank, const int64_t *dim)
 {
-    TG_READY(g, x);
+    TG_WHOLE(g, x);
     int64_t n = 1;
     for (int i = 0; i < rank; i++) n *= dim[i];
     if (n != ts_tensor_count(x)) return tg_mismatch(g, "reshape", "as many elements", x);

@@ -53,6 +53,9 @@ ts_status tg_download(ts_graph *g, void *host, const ts_tensor *t);
 ts_status tg_refill(ts_graph *g, ts_tensor *t, const void *host); /* new content for t, as upload brings it */
 /* Elements [at, at + count of x) of `into` become those of x, on the device. Inference only. */
 void tg_place(ts_graph *g, ts_tensor *into, int64_t at, const ts_tensor *x);
+/* What tensors that only products or attention read are made of: TS_BF16 if this graph's products round and nothing flows back. Norms,
+ * activations and attention make theirs so. */
+ts_dtype tg_factor_dtype(const ts_graph *g);
 ts_tensor *tg_empty(ts_graph *g, ts_dtype dtype, int rank, const int64_t *dim);
 ts_tensor *tg_zeros(ts_graph *g, ts_dtype dtype, int rank, const int64_t *dim);
 int64_t ts_tensor_count(const ts_tensor *t);

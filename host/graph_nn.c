@@ -382,12 +382,12 @@ ts_tensor *tg_attention(ts_graph *g, ts_tensor *qkv, ts_tensor *scale_mul, ts_te
     TG_READY(g, qkv);
     int64_t C = qkv->dim[2] / 3;
     if (qkv->rank != 3 || C * 3 != qkv->dim[2] || C % H != 0) return tg_mismatch(g, "attention", "(B,T,3*H*c)", qkv);
-    ts_attention op = { qkv->dim[0], qkv->dim[1], H, C / H, scale, 0, 0, g->d->math };
-    ts_tensor *y = tg_new(g, TS_F32, 3, TG_DIMS(op.B, op.T, C)), *in[] = { qkv, scale_mul, end };
+    ts_attention op = { qkv->dim[0], qkv->dim[1], H, C / H, scale, 0, 0, g->d->math, tg_factor_dtype(g) };
+    ts_tensor *y = tg_new(g, op.dtype, 3, TG_DIMS(op.B, op.T, C)), *in[] = { qkv, scale_mul, end };
     ts_block *lse = g->training ? tg_scratch(g, (size_t)(op.B * op.H * op.T) * sizeof(float)) : NULL;
     ts_block *scratch = tg_scratch(g, TG_BE(g)->attention_scratch(TG_S(g), &op, 0));
     if (g->status == TS_OK)
-        tg_check(g, TG_BE(g)->attention_fwd(TG_S(g), TG_F(y), lse ? lse->p : NULL, TG_F(qkv), TG_F(scale_mul), TG_I(end),
+        tg_check(g, TG_BE(g)->attention_fwd(TG_S(g), y->data, lse ? lse->p : NULL, TG_F(qkv), TG_F(scale_mul), TG_I(end),
                                             &op, scratch->p));
     ts_block_drop(g->d, scratch);
     tg_node *n = tg_record(g, attention_back, y, in, 3);
@@ -404,15 +404,18 @@ ts_tensor *tg_attention(ts_graph *g, ts_tensor *qkv, ts_tensor *scale_mul, ts_te
 ts_tensor *tg_attention_cached(ts_graph *g, ts_tensor *qkv, ts_tensor *scale_mul, ts_tensor *cache_k, ts_tensor *cache_v,
                                int64_t pos, int64_t H, float scale)
 {
-    TG_READY(g, qkv, cache_k, cache_v);
+    TG_READY(g, qkv);
+    TG_WHOLE(g, cache_k, cache_v);
     int64_t C = qkv->dim[2] / 3;
     if (qkv->rank != 3 || cache_k->rank != 3 || cache_k->dim[2] != C || pos + qkv->dim[1] > cache_k->dim[1])
         return tg_mismatch(g, "attention_cached", "(B,T,3C) with room in the cache", qkv);
-    ts_attention op = { qkv->dim[0], qkv->dim[1], H, C / H, scale, pos, cache_k->dim[1], g->d->math };
-    ts_tensor *y = tg_new(g, TS_F32, 3, TG_DIMS(op.B, op.T, C)), *in[] = { qkv };
+    if (cache_k->dtype != tg_factor_dtype(g) || cache_v->dtype != cache_k->dtype)
+        return tg_mismatch(g, "attention_cached", "a cache of tg_factor_dtype", cache_k);
+    ts_attention op = { qkv->dim[0], qkv->dim[1], H, C / H, scale, pos, cache_k->dim[1], g->d->math, cache_k->dtype };
+    ts_tensor *y = tg_new(g, op.dtype, 3, TG_DIMS(op.B, op.T, C)), *in[] = { qkv };
     ts_block *scratch = tg_scratch(g, TG_BE(g)->attention_scratch(TG_S(g), &op, 0));
     if (g->status == TS_OK)
-        tg_check(g, TG_BE(g)->attention_cached(TG_S(g), TG_F(y), TG_F(cache_k), TG_F(cache_v), TG_F(qkv), TG_F(scale_mul),
+        tg_check(g, TG_BE(g)->attention_cached(TG_S(g), y->data, cache_k->data, cache_v->data, TG_F(qkv), TG_F(scale_mul),
                                                &op, scratch->p));
     ts_block_drop(g->d, scratch);
     tg_consume(g, in, 1);

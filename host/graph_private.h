@@ -60,8 +60,7 @@ ts_tensor *tg_mismatch(ts_graph *g, const char *op, const char *expected, const 
 
 ts_tensor *tg_new(ts_graph *g, ts_dtype dtype, int rank, const int64_t *dim); /* with memory */
 ts_tensor *tg_like(ts_graph *g, const ts_tensor *x);
-/* What an op writes that products alone read: rounded already, if this graph's products round and nothing flows back. */
-ts_tensor *tg_factor(ts_graph *g, const ts_tensor *like);
+ts_tensor *tg_factor(ts_graph *g, const ts_tensor *like); /* of tg_factor_dtype */
 ts_block *tg_scratch(ts_graph *g, size_t bytes); /* at least one byte; NULL makes the failure stick */
 int tg_check(ts_graph *g, ts_status st);         /* st sticks if it is a failure; 1 if it is TS_OK */
 /* Drop the inputs that were handed over with tg_move (inference). */

@@ -71,7 +71,7 @@
        const float *scale, const ts_ada_norm *n),                                                                      \
       (s, dx, dh, dgate, dscale, dshift, dy, dr, r, mean, rstd, h, gate, scale, n), 0)                                 \
     X(attention_fwd,                                                                                                   \
-      (ts_stream * s, float *out, float *lse, const float *qkv, const float *scale_mul, const int32_t *end,            \
+      (ts_stream * s, void *out, float *lse, const float *qkv, const float *scale_mul, const int32_t *end,             \
        const ts_attention *a, void *scratch),                                                                          \
       (s, out, lse, qkv, scale_mul, end, a, scratch), FLOPS_ATTENTION(a->T))                                           \
     X(attention_bwd,                                                                                                   \
@@ -79,7 +79,7 @@
        const float *qkv, const float *scale_mul, const int32_t *end, const ts_attention *a, void *scratch),            \
       (s, dqkv, dscale_mul, dout, out, lse, qkv, scale_mul, end, a, scratch), FLOPS_ATTENTION(a->T) * 2.5)             \
     X(attention_cached,                                                                                                \
-      (ts_stream * s, float *out, float *cache_k, float *cache_v, const float *qkv, const float *scale_mul,            \
+      (ts_stream * s, void *out, void *cache_k, void *cache_v, const float *qkv, const float *scale_mul,               \
        const ts_attention *a, void *scratch),                                                                          \
       (s, out, cache_k, cache_v, qkv, scale_mul, a, scratch), FLOPS_ATTENTION(a->pos + a->T))                          \
     X(embedding_fwd, (ts_stream * s, float *y, const float *table, const int32_t *idx, int64_t N, int64_t C),          \

@@ -91,8 +91,8 @@ void transformer_cache(ts_graph *g, const transformer *m, int64_t B, int64_t T_m
 {
     out->pos = 0;
     for (int i = 0; i < m->depth; i++) {
-        out->k[i] = tg_empty(g, TS_F32, 3, TG_DIMS(B, T_max, m->C));
-        out->v[i] = tg_empty(g, TS_F32, 3, TG_DIMS(B, T_max, m->C));
+        out->k[i] = tg_empty(g, tg_factor_dtype(g), 3, TG_DIMS(B, T_max, m->C));
+        out->v[i] = tg_empty(g, tg_factor_dtype(g), 3, TG_DIMS(B, T_max, m->C));
     }
 }
 

@@ -6,7 +6,7 @@
  *           a[t,u] = scale * q[t].k[u]   for u < end[t], else minus infinity;   out[t] = sum_u softmax_u(a[t,u]) v[u]
  *           end[t] is the end of the segment of t: a token sees its own segment and all earlier ones. NULL: sees all.
  * Source    arXiv:2404.02905 (attn_l2_norm); online softmax arXiv:1805.02867.
- * Accuracy  float32 throughout; with TS_MATH_BF16 a backend may round q, k, v and the softmax's exponentials to
+ * Accuracy  float32 throughout, but for what dtype says; with TS_MATH_BF16 a backend may round q, k, v and the softmax's exponentials to
  *           bfloat16 before the two products of forward (CUDA does, where a head fits into shared memory); backward is
  *           float32 whatever forward was. An image's result does not depend on B or on the thread count (bit for bit);
  *           the cached form gives the same numbers as the masked form up to rounding.
@@ -26,13 +26,15 @@ typedef struct {
     int64_t pos;   /* cached form: tokens already in the cache                          */
     int64_t T_max; /* cached form: tokens that the cache has room for, pos + T <= T_max */
     ts_math math;  /* of forward; backward is float32                                   */
+    ts_dtype dtype; /* without bwd: TS_F32, or TS_BF16: keys (normalised) and values are rounded to nearest even, the cache holds them
+                     * so, and out is rounded, too. Sums are float32. */
 } ts_attention;
 
 typedef size_t ts_attention_scratch_fn(ts_stream *s, const ts_attention *a, int backward);
 
-/*   out (B,T,C) f32 out      lse (B,H,T) f32 out: log of the sum of exponentials, for bwd; NULL if none follows
+/*   out (B,T,C) f32 or bf16 out      lse (B,H,T) f32 out: log of the sum of exponentials, for bwd; NULL if none follows
  *   qkv (B,T,3,H,c) f32 in   scale_mul (H) f32 in, or NULL      end (T) i32 in, 1..T, or NULL */
-typedef ts_status ts_attention_fwd_fn(ts_stream *s, float *out, float *lse, const float *qkv, const float *scale_mul,
+typedef ts_status ts_attention_fwd_fn(ts_stream *s, void *out, float *lse, const float *qkv, const float *scale_mul,
                                       const int32_t *end, const ts_attention *a, void *scratch);
 
 /*   dqkv (B,T,3,H,c) f32 set      dscale_mul (H) f32 added to, NULL if scale_mul is NULL
@@ -42,8 +44,8 @@ typedef ts_status ts_attention_bwd_fn(ts_stream *s, float *dqkv, float *dscale_m
                                       const int32_t *end, const ts_attention *a, void *scratch);
 
 /* Appends the keys (normalised, where scale_mul is given) and values of T new tokens to the cache at pos, then lets
- * every new token see all pos + T of them. qkv (B,T,3,H,c); cache_k, cache_v (B,T_max,H,c) f32 in and out. */
-typedef ts_status ts_attention_cached_fn(ts_stream *s, float *out, float *cache_k, float *cache_v, const float *qkv,
+ * every new token see all pos + T of them. qkv (B,T,3,H,c); cache_k, cache_v (B,T_max,H,c) f32 or bf16 in and out. */
+typedef ts_status ts_attention_cached_fn(ts_stream *s, void *out, void *cache_k, void *cache_v, const float *qkv,
                                          const float *scale_mul, const ts_attention *a, void *scratch);
 
 ts_attention_scratch_fn attention_scratch_cpu, attention_scratch_cuda;

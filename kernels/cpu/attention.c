@@ -9,6 +9,7 @@
 
 #include <omp.h>
 
+#include "kernels/cpu/bf16.h"
 #include "kernels/cpu/product.h"
 #include "kernels/cpu/stream.h"
 #include "tessera/exact.h"
@@ -33,11 +34,13 @@ typedef struct {
     const ts_attention *a;
     const float *qkv, *scale_mul;
     const int32_t *end;
-    const float *k, *v;
-    int64_t kv_image, kv_token; /* floats between images and between tokens of k and v */
+    const void *k, *v;
+    int narrow;                 /* k and v lie there as bfloat16, else as float32 */
+    int64_t kv_image, kv_token; /* numbers between images and between tokens of k and v */
     int64_t keys;
     int normalise; /* k as it lies there is not yet normalised */
-    float *out, *lse;
+    void *out;
+    float *lse;
     const float *dout, *fwd_out, *fwd_lse; /* backward only */
     float *dqkv;
 } job;
@@ -49,6 +52,7 @@ typedef struct {
     float *s;        /* (QUERIES, keys) scores, then exponentials        */
     float *o;        /* (QUERIES, c) products that belong to queries     */
     float *rows;     /* (VF, c) keys on their way into kt                */
+    float *value;    /* (c) a value on its way into v                    */
     /* backward only */
     ts_panels k, vt;   /* keys (keys, c), values transposed (c, keys)       */
     ts_panels qp, dop; /* queries and gradients of outputs, (QUERIES, c)    */
@@ -79,6 +83,7 @@ static workspace carve(arena *at, int64_t c, int64_t keys, int backward)
     w.s = take(at, QUERIES * w.keys_pad);
     w.o = take(at, QUERIES * w.c_pad);
     w.rows = take(at, VF * c);
+    w.value = take(at, c);
     if (!backward) return w;
     w.k = (ts_panels){ take(at, ts_panels_size(keys, c)), keys };
     w.vt = (ts_panels){ take(at, ts_panels_size(c, keys)), c };
@@ -122,6 +127,24 @@ static void scale_row(float *y, const float *x, float factor, int64_t c)
     for (int64_t i = 0; i < c; i++) y[i] = factor * x[i];
 }
 
+static void widen_row(float *y, const uint16_t *x, int64_t c)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < c; i++) y[i] = bf16_widen(x[i]);
+}
+
+static void narrow_row(uint16_t *y, const float *x, int64_t c)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < c; i++) y[i] = bf16_narrow(x[i]);
+}
+
+static void round_row(float *y, const float *x, int64_t c)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < c; i++) y[i] = bf16_round(x[i]);
+}
+
 static const float *query(const job *j, int64_t b, int64_t h, int64_t t)
 {
     const ts_attention *a = j->a;
@@ -146,17 +169,39 @@ static void load_queries(const job *j, workspace *w, int64_t b, int64_t h, int64
     }
 }
 
+/* The key at `at` as it is multiplied; returns what it was multiplied by. */
+static float load_key(const job *j, float *row, int64_t at)
+{
+    const int64_t c = j->a->c;
+    if (j->narrow) {
+        widen_row(row, (const uint16_t *)j->k + at, c);
+        return 1;
+    }
+    const float *k = (const float *)j->k + at;
+    const float inv = j->normalise ? inverse_norm(k, c) : 1;
+    scale_row(row, k, inv, c);
+    if (j->a->dtype == TS_BF16) round_row(row, row, c);
+    return inv;
+}
+
+static const float *load_value(const job *j, float *room, int64_t at)
+{
+    const float *v = (const float *)j->v + at;
+    if (j->narrow) widen_row(room, (const uint16_t *)j->v + at, j->a->c);
+    else if (j->a->dtype == TS_BF16) round_row(room, v, j->a->c);
+    else return v;
+    return room;
+}
+
 /* Packs keys and values n0..n0+VF-1 of one head. */
 static void pack_keys(const job *j, workspace *w, int64_t b, int64_t h, int64_t n0, int backward)
 {
     const int64_t c = j->a->c, n1 = min64(n0 + VF, j->keys), head = b * j->kv_image + h * c;
     const float *k_rows[VF], *v_rows[VF];
     for (int64_t n = n0; n < n1; n++) {
-        const float *k = j->k + head + n * j->kv_token;
-        const float *v = j->v + head + n * j->kv_token;
         float *row = w->rows + (n - n0) * c;
-        const float inv = j->normalise ? inverse_norm(k, c) : 1;
-        scale_row(row, k, inv, c);
+        const float inv = load_key(j, row, head + n * j->kv_token);
+        const float *v = load_value(j, w->value, head + n * j->kv_token);
         ts_pack_row(w->v, n, v, c);
         k_rows[n - n0] = row;
         v_rows[n - n0] = v;
@@ -220,6 +265,18 @@ static void sum_values(const job *j, workspace *w, int64_t t0, int64_t t1)
     }
 }
 
+/* factor times o, which is changed, is the output at `at`. */
+static void put(const job *j, float *o, float factor, int64_t at)
+{
+    const int64_t c = j->a->c;
+    if (j->a->dtype == TS_BF16) {
+        scale_row(o, o, factor, c);
+        narrow_row((uint16_t *)j->out + at, o, c);
+    } else {
+        scale_row((float *)j->out + at, o, factor, c);
+    }
+}
+
 /* Outputs of queries t0..t1-1 of one head, whose keys and values are packed. */
 static void attend(const job *j, workspace *w, int64_t b, int64_t h, int64_t t0, int64_t t1)
 {
@@ -239,8 +296,7 @@ static void attend(const job *j, workspace *w, int64_t b, int64_t h, int64_t t0,
             if (j->lse) j->lse[(b * a->H + h) * a->T + t] = largest + ts_logf(sum);
         }
         sum_values(j, w, t0, stop);
-        for (int64_t t = t0; t < stop; t++)
-            scale_row(j->out + ((b * a->T + t) * a->H + h) * c, w->o + (t - t0) * w->c_pad, inverse[t - t0], c);
+        for (int64_t t = t0; t < stop; t++) put(j, w->o + (t - t0) * w->c_pad, inverse[t - t0], ((b * a->T + t) * a->H + h) * c);
     }
 }
 
@@ -275,7 +331,7 @@ static void forward(ts_stream *s, const job *j, void *scratch)
     }
 }
 
-ts_status attention_fwd_cpu(ts_stream *s, float *out, float *lse, const float *qkv, const float *scale_mul,
+ts_status attention_fwd_cpu(ts_stream *s, void *out, float *lse, const float *qkv, const float *scale_mul,
                             const int32_t *end, const ts_attention *a, void *scratch)
 {
     const int64_t C = a->H * a->c;
@@ -295,7 +351,7 @@ ts_status attention_fwd_cpu(ts_stream *s, float *out, float *lse, const float *q
     return TS_OK;
 }
 
-/* Copies the keys and values of the new tokens of image b behind those in the cache. */
+/* Copies the keys and values of a new token of image b behind those in the cache. */
 static void append(float *cache_k, float *cache_v, const float *qkv, int normalise, const ts_attention *a, int64_t b,
                    int64_t t)
 {
@@ -309,7 +365,22 @@ static void append(float *cache_k, float *cache_v, const float *qkv, int normali
     }
 }
 
-ts_status attention_cached_cpu(ts_stream *s, float *out, float *cache_k, float *cache_v, const float *qkv,
+/* The same into a cache of bfloat16. */
+static void append_narrow(uint16_t *cache_k, uint16_t *cache_v, const float *qkv, int normalise, const ts_attention *a, int64_t b,
+                          int64_t t)
+{
+    const int64_t c = a->c, C = a->H * c;
+    const float *from = qkv + (b * a->T + t) * 3 * C;
+    uint16_t *k = cache_k + (b * a->T_max + a->pos + t) * C, *v = cache_v + (b * a->T_max + a->pos + t) * C;
+    narrow_row(v, from + 2 * C, C);
+    for (int64_t h = 0; h < a->H; h++) {
+        const float *x = from + C + h * c, inv = normalise ? inverse_norm(x, c) : 1;
+#pragma omp simd
+        for (int64_t i = 0; i < c; i++) k[h * c + i] = bf16_narrow(inv * x[i]);
+    }
+}
+
+ts_status attention_cached_cpu(ts_stream *s, void *out, void *cache_k, void *cache_v, const float *qkv,
                                const float *scale_mul, const ts_attention *a, void *scratch)
 {
     const int64_t C = a->H * a->c;
@@ -318,13 +389,17 @@ ts_status attention_cached_cpu(ts_stream *s, float *out, float *cache_k, float *
                        (long long)a->T, (long long)a->pos, (long long)a->T_max);
 
 #pragma omp parallel for num_threads(s->threads)
-    for (int64_t i = 0; i < a->B * a->T; i++) append(cache_k, cache_v, qkv, scale_mul != NULL, a, i / a->T, i % a->T);
+    for (int64_t i = 0; i < a->B * a->T; i++) {
+        if (a->dtype == TS_BF16) append_narrow(cache_k, cache_v, qkv, scale_mul != NULL, a, i / a->T, i % a->T);
+        else append(cache_k, cache_v, qkv, scale_mul != NULL, a, i / a->T, i % a->T);
+    }
 
     const job j = { .a = a,
                     .qkv = qkv,
                     .scale_mul = scale_mul,
                     .k = cache_k,
                     .v = cache_v,
+                    .narrow = a->dtype == TS_BF16,
                     .kv_image = a->T_max * C,
                     .kv_token = C,
                     .keys = a->pos + a->T,

@@ -223,14 +223,14 @@ static job masked(const float *qkv, const int32_t *end, const ts_attention *a, f
     return j;
 }
 
-ts_status attention_fwd_cuda(ts_stream *s, float *out, float *lse, const float *qkv, const float *scale_mul,
+ts_status attention_fwd_cuda(ts_stream *s, void *out, float *lse, const float *qkv, const float *scale_mul,
                              const int32_t *end, const ts_attention *a, void *scratch)
 {
     float *q_factor = (float *)scratch, *k_factor = q_factor + a->B * a->H * a->T;
     TS_TRY(check(a));
     TS_TRY(factors(s, q_factor, k_factor, qkv, scale_mul, a));
     job j = masked(qkv, end, a, q_factor);
-    j.out = out;
+    j.out = (float *)out;
     j.lse = lse;
     return forward(s, j, a->B, a->math);
 }
@@ -252,9 +252,10 @@ static __global__ void append_k1(float *cache_k, float *cache_v, const float *qk
     }
 }
 
-ts_status attention_cached_cuda(ts_stream *s, float *out, float *cache_k, float *cache_v, const float *qkv,
+ts_status attention_cached_cuda(ts_stream *s, void *out, void *keys, void *values, const float *qkv,
                                 const float *scale_mul, const ts_attention *a, void *scratch)
 {
+    float *cache_k = (float *)keys, *cache_v = (float *)values;
     TS_TRY(check(a));
     if (a->pos < 0 || a->pos + a->T > a->T_max)
         return ts_fail(TS_E_INTERNAL, "attention: %lld new tokens behind %lld, the cache has room for %lld",
@@ -271,7 +272,7 @@ ts_status attention_cached_cuda(ts_stream *s, float *out, float *cache_k, float 
     j.keys = a->pos + a->T;
     j.kv_image = a->T_max * C;
     j.kv_token = C;
-    j.out = out;
+    j.out = (float *)out;
     return forward(s, j, a->B, a->math);
 }
 

@@ -24,8 +24,8 @@ static ts_stream *s;
 START_TEST(sizes)
 {
     ck_assert_int_eq(stream_new_cuda(&s, 0, 0), TS_OK);
-    const ts_attention images = { 65536, 1, 2, 4, 1, 0, 1, TS_MATH_F32 },
-                       heads = { 1, 1, 65536, 4, 1, 0, 1, TS_MATH_F32 };
+    const ts_attention images = { 65536, 1, 2, 4, 1, 0, 1, TS_MATH_F32, TS_F32 },
+                       heads = { 1, 1, 65536, 4, 1, 0, 1, TS_MATH_F32, TS_F32 };
     REFUSED(TS_E_ARG, "attention: 65536 images and 2 heads, at most 65535",
             attention_fwd_cuda(s, nullptr, nullptr, nullptr, nullptr, nullptr, &images, nullptr));
     REFUSED(TS_E_ARG, "attention: 1 images and 65536 heads, at most 65535",

@@ -44,20 +44,20 @@ T_TEST(factors_are_only_for_bfloat16)
 
 T_TEST(norms_and_activations_round)
 {
-    enum { B = 2, P = 33, C = 96, N = B * P * C };
+    enum { P = 33, WIDTH = 96, N = 2 * P * WIDTH };
     if (!has_factors(be)) return;
     float *numbers = t_normals(N, 1, 1);
     numbers[7] = 0;
-    t_buf *x = T_INF(numbers, N), *wide = T_OUTF(N), *narrow = t_out(be, s, N, 2), *a = T_OUTF(B * P), *b = T_OUTF(B * P);
-    t_buf *u = T_INF(t_normals(B * C, 1, 2), B * C), *v = T_INF(t_normals(B * C, 1, 3), B * C);
+    t_buf *x = T_INF(numbers, N), *wide = T_OUTF(N), *narrow = t_out(be, s, N, 2), *a = T_OUTF(2 * P), *b = T_OUTF(2 * P);
+    t_buf *u = T_INF(t_normals(2 * WIDTH, 1, 2), 2 * WIDTH), *v = T_INF(t_normals(2 * WIDTH, 1, 3), 2 * WIDTH);
     for (int silu = 0; silu < 2; silu++) {
-        ts_group_norm n = { B, P, C, 8, 1e-6f, silu, TS_F32 };
+        ts_group_norm n = { 2, P, WIDTH, 8, 1e-6f, silu, TS_F32 };
         T_OK(be->group_norm_fwd(s, wide->dev, a->dev, b->dev, x->dev, u->dev, v->dev, &n));
         n.y_dtype = TS_BF16;
         T_OK(be->group_norm_fwd(s, narrow->dev, a->dev, b->dev, x->dev, u->dev, v->dev, &n));
         check_rounded("group_norm", narrow, wide, N);
     }
-    ts_ada_norm n = { B, P, C, C, C, C, 1e-6f, TS_F32 };
+    ts_ada_norm n = { 2, P, WIDTH, WIDTH, WIDTH, WIDTH, 1e-6f, TS_F32 };
     T_OK(be->ada_norm_fwd(s, NULL, wide->dev, NULL, NULL, x->dev, NULL, NULL, u->dev, v->dev, &n));
     n.y_dtype = TS_BF16;
     T_OK(be->ada_norm_fwd(s, NULL, narrow->dev, NULL, NULL, x->dev, NULL, NULL, u->dev, v->dev, &n));
@@ -115,9 +115,86 @@ T_TEST(matrix_products_are_the_same)
     }
 }
 
+enum { B = 2, T = 21, FIRST = 5, H = 3, HEAD = 24, C = H * HEAD, ROOM = T + 2 };
+
+/* Attention of T tokens, the first FIRST of them alone, with a cache of room for ROOM. */
+typedef struct {
+    t_buf *out[2], *k, *v;
+} cached;
+
+static cached run_cached(const ts_backend *be, ts_stream *s, const float *qkv, const float *scale_mul, ts_dtype dtype)
+{
+    int64_t size = dtype == TS_BF16 ? 2 : 4, n[2] = { FIRST, T - FIRST };
+    ts_attention a = { .B = B, .H = H, .c = HEAD, .scale = 0.4f, .T_max = ROOM, .math = TS_MATH_BF16, .dtype = dtype };
+    cached r = { .k = t_out(be, s, B * ROOM * C, size), .v = t_out(be, s, B * ROOM * C, size) };
+    for (int i = 0; i < 2; i++) {
+        float *part = t_alloc((size_t)(B * n[i] * 3 * C) * sizeof *part);
+        for (int64_t b = 0; b < B; b++)
+            memcpy(part + b * n[i] * 3 * C, qkv + (b * T + a.pos) * 3 * C, (size_t)(n[i] * 3 * C) * sizeof *part);
+        a.T = n[i];
+        r.out[i] = t_out(be, s, B * n[i] * C, size);
+        T_OK(be->attention_cached(s, r.out[i]->dev, r.k->dev, r.v->dev, T_INF(part, B * n[i] * 3 * C)->dev, scale_mul, &a,
+                                  T_SCRATCH(be->attention_scratch(s, &a, 0))));
+        a.pos += n[i];
+    }
+    return r;
+}
+
+static t_buf *run_masked(const ts_backend *be, ts_stream *s, const float *qkv, const float *scale_mul, ts_dtype dtype)
+{
+    int32_t end[T];
+    for (int t = 0; t < T; t++) end[t] = t < FIRST ? FIRST : T;
+    const ts_attention a = { .B = B, .T = T, .H = H, .c = HEAD, .scale = 0.4f, .math = TS_MATH_BF16, .dtype = dtype };
+    t_buf *out = t_out(be, s, B * T * C, dtype == TS_BF16 ? 2 : 4);
+    T_OK(be->attention_fwd(s, out->dev, NULL, T_INF(qkv, B * T * 3 * C)->dev, scale_mul, t_in(be, s, end, T, 4)->dev, &a,
+                           T_SCRATCH(be->attention_scratch(s, &a, 0))));
+    return out;
+}
+
+/* Keys and values that are rounded already are those of float32, so that the outputs differ by their own rounding alone. */
+T_TEST(attention_rounds_keys_values_and_outputs)
+{
+    if (!has_factors(be)) return;
+    float *qkv = t_normals(B * T * 3 * C, 1, 9);
+    for (int64_t i = 0; i < B * T * 3 * C; i++) {
+        uint32_t u = (uint32_t)rounded(qkv[i]) << 16;
+        if (i / C % 3 > 0) memcpy(qkv + i, &u, sizeof u);
+    }
+    cached wide = run_cached(be, s, qkv, NULL, TS_F32), narrow = run_cached(be, s, qkv, NULL, TS_BF16);
+    check_rounded("first tokens", narrow.out[0], wide.out[0], B * FIRST * C);
+    check_rounded("other tokens", narrow.out[1], wide.out[1], B * (T - FIRST) * C);
+    check_rounded("all tokens, masked", run_masked(be, s, qkv, NULL, TS_BF16), run_masked(be, s, qkv, NULL, TS_F32), B * T * C);
+}
+
+T_TEST(attention_rounds_keys_behind_their_norm)
+{
+    if (!has_factors(be)) return;
+    const float mul[H] = { 1, 0.5f, 2 }, *qkv = t_normals(B * T * 3 * C, 1, 10);
+    const float *scale_mul = T_INF(mul, H)->dev;
+    cached wide = run_cached(be, s, qkv, scale_mul, TS_F32), narrow = run_cached(be, s, qkv, scale_mul, TS_BF16);
+    t_buf *masked = run_masked(be, s, qkv, scale_mul, TS_BF16), *cache[][2] = { { wide.k, narrow.k }, { wide.v, narrow.v } };
+    for (int i = 0; i < 2; i++) {
+        t_down(cache[i][0]);
+        t_down(cache[i][1]);
+        for (int64_t j = 0; j < B * ROOM * C; j++)
+            if (j / C % ROOM < T) T_EQI(((uint16_t *)cache[i][1]->host)[j], rounded(T_F(cache[i][0])[j]));
+    }
+    /* What the masked form makes of the same tokens is what the cached form makes: it rounds the same numbers. */
+    t_down(masked);
+    for (int i = 0; i < 2; i++) {
+        const int64_t n = i ? T - FIRST : FIRST;
+        t_down(narrow.out[i]);
+        for (int64_t b = 0; b < B; b++)
+            T_TRUE(memcmp((uint16_t *)narrow.out[i]->host + b * n * C, (uint16_t *)masked->host + (b * T + (i ? FIRST : 0)) * C,
+                          (size_t)(n * C) * 2) == 0);
+    }
+}
+
 int main(void)
 {
     Suite *u = t_suite("op_factor");
+    T_ADD(u, attention_rounds_keys_values_and_outputs);
+    T_ADD(u, attention_rounds_keys_behind_their_norm);
     T_ADD(u, factors_are_only_for_bfloat16);
     T_ADD(u, norms_and_activations_round);
     T_ADD(u, convolutions_are_the_same);
