@@ -79,6 +79,8 @@ static const ts_backend CPU = {
     .pixel_loss = pixel_loss_cpu,
     .resize_scratch = resize_scratch_cpu,
     .resize = resize_cpu,
+    .step_map = step_map_cpu,
+    .step_rows = step_rows_cpu,
     .grad_norm = grad_norm_cpu,
     .adamw = adamw_cpu,
 };
@@ -159,6 +161,8 @@ static const ts_backend GPU = {
     .pixel_loss = pixel_loss_cuda,
     .resize_scratch = resize_scratch_cuda,
     .resize = resize_cuda,
+    .step_map = step_map_cuda,
+    .step_rows = step_rows_cuda,
     .grad_norm = grad_norm_cuda,
     .adamw = adamw_cuda,
 };

@@ -158,6 +158,12 @@
     X(resize,                                                                                                          \
       (ts_stream * s, uint8_t *out, const uint8_t *in, const int32_t *plan, const ts_resize *r, void *scratch),        \
       (s, out, in, plan, r, scratch), 0)                                                                               \
+    X(step_map,                                                                                                        \
+      (ts_stream * s, float *y, const float *a, const float *b, ts_step_map f, int64_t N, int64_t R, int64_t C),       \
+      (s, y, a, b, f, N, R, C), 0)                                                                                     \
+    X(step_rows,                                                                                                       \
+      (ts_stream * s, void *y, const float *a, const int32_t *which, ts_step_rows f, const ts_sample *how, int64_t N, int64_t V), \
+      (s, y, a, which, f, how, N, V), 0)                                                                               \
     X(grad_norm, (ts_stream * s, float *norm, const float *g, int64_t N), (s, norm, g, N), 0)                          \
     X(adamw,                                                                                                           \
       (ts_stream * s, float *p, float *m, float *v, float *ema, const float *g, const float *norm, const ts_adamw *a,  \

@@ -231,6 +231,7 @@ MAKE(ada_norm_fwd)
     SHAPE("B%lld T%lld C%lld", LL(a[0]), LL(a[1]), LL(a[2]));
     OUT(n), OUT(n), OUT(rows), OUT(rows), IN(n), IN(n), IN(m), IN(m), IN(m);
     k->run = run_ada_fwd;
+    unfused_ada_norm(k, d, st);
 }
 MAKE(ada_norm_bwd)
 {
@@ -378,6 +379,7 @@ MAKE(fsq_fwd)
     int64_t n = fsq_shape(k, st, a[0]);
     OUT(n), CODES(a[0]), IN(n);
     k->run = run_fsq_fwd;
+    unfused_fsq(k, d, st);
 }
 MAKE(fsq_bwd)
 {
@@ -469,6 +471,7 @@ MAKE(cross_entropy)
     SHAPE("N%lld V%lld", LL(a[0]), LL(a[1]));
     OUT(a[0]), OUT(a[0] * a[1]), IN(a[0] * a[1]), INTS(a[0], a[1]);
     k->run = run_cross_entropy;
+    unfused_cross_entropy(k, d, st);
 }
 /* B, M: the loss alone */
 MAKE(digit_head)
@@ -489,6 +492,7 @@ MAKE(sample)
     SHAPE("B2x%lld t%lld V%lld k900 p.96", LL(a[0]), LL(a[1]), LL(a[2]));
     CODES(a[0] * a[1]), IN(2 * a[0] * a[1] * a[2]), SCRATCH(k->be->sample_scratch(k->s, &k->u.sample));
     k->run = run_sample;
+    unfused_sample(k, d, st);
 }
 /* B, t, V, D: the same, the last scale */
 MAKE(sample_smooth)

@@ -26,6 +26,7 @@
 #include "tessera/op_residual_vq.h"
 #include "tessera/op_resize.h"
 #include "tessera/op_sample.h"
+#include "tessera/op_step.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -139,6 +140,8 @@ typedef struct {
     ts_pixel_loss_fn *pixel_loss;
     ts_resize_scratch_fn *resize_scratch;
     ts_resize_fn *resize;
+    ts_step_map_fn *step_map;
+    ts_step_rows_fn *step_rows;
     ts_grad_norm_fn *grad_norm;
     ts_adamw_fn *adamw;
 } ts_backend;

@@ -9,7 +9,8 @@
 #include "kernels/cpu/fsq.h"
 #include "kernels/cpu/stream.h"
 
-enum { MOST_WEIGHTS = 4096, MOST_WIDE = 256, CHANNELS = 3, CHUNKS = 64, LEAST_CHUNK = 256 }; /* tokens of a chunk: at least */
+enum { MOST_WEIGHTS = 4096, MOST_WIDE = 256, CHANNELS = 3, LANES = 16, CHUNKS = 64,
+       LEAST_CHUNK = 256 }; /* tokens of a chunk: at least */
 
 static ts_status check(const ts_fsq_project *p)
 {
@@ -52,14 +53,24 @@ static void project_in(float *z, const float *x, const ts_fsq_weights *w, const 
     for (; d < D; d++) channels_in(z, column, w, C, D, d, rows, 1);
 }
 
+/* Up to LANES channels of one token, as many as are a constant where this is inlined: their sums stay in registers. */
+static inline void lanes_out(float *y, const float *value, const float *turned, const float *bias, int D, int O, int lanes)
+{
+    float sum[LANES];
+    for (int i = 0; i < lanes; i++) sum[i] = bias[i];
+    for (int d = 0; d < D; d++)
+#pragma omp simd
+        for (int i = 0; i < lanes; i++) sum[i] = fmaf(value[d], turned[d * O + i], sum[i]);
+    for (int i = 0; i < lanes; i++) y[i] = sum[i];
+}
+
 static void project_out(float *y, const float *value, const float *turned, const float *bias, const ts_fsq_project *p, int rows)
 {
     const int O = p->O, D = p->q.D;
-    for (int r = 0; r < rows; r++, y += O) {
-        memcpy(y, bias, sizeof(float) * (size_t)O);
-        for (int d = 0; d < D; d++)
-#pragma omp simd
-            for (int o = 0; o < O; o++) y[o] = fmaf(value[r * D + d], turned[d * O + o], y[o]);
+    for (int r = 0; r < rows; r++, y += O, value += D) {
+        int o = 0;
+        for (; o + LANES <= O; o += LANES) lanes_out(y + o, value, turned + o, bias + o, D, O, LANES);
+        for (; o < O; o++) lanes_out(y + o, value, turned + o, bias + o, D, O, 1);
     }
 }
 
