@@ -70,31 +70,31 @@ static void inputs_of(const direction *d, int j, int *lo, int *hi)
     if (d->n_in == d->n_out) *lo = j, *hi = j + 1;
 }
 
-/* The weights of output position j; w: room for as many. */
-static void weights_of(int32_t *weight, double *w, const direction *d, int j, int lo, int hi)
+/* The weights of output position j, `step` apart; w: room for as many. */
+static void weights_of(int32_t *weight, size_t step, double *w, const direction *d, int j, int lo, int hi)
 {
     const double scale = (double)d->n_in / d->n_out, wide = fmax(scale, 1), centre = (j + 0.5) * scale;
     double sum = 0;
     for (int i = lo; i < hi; i++) sum += w[i - lo] = FILTERS[d->filter].f((i - centre + 0.5) * (1 / wide));
     for (int i = 0; i < hi - lo; i++) {
         double fixed = (sum != 0 ? w[i] / sum : w[i]) * (1 << BITS);
-        weight[i] = (int32_t)(fixed < 0 ? fixed - 0.5 : fixed + 0.5);
+        weight[(size_t)i * step] = (int32_t)(fixed < 0 ? fixed - 0.5 : fixed + 0.5);
     }
     if (d->n_in == d->n_out) weight[0] = 1 << BITS;
 }
 
-/* One half of a plan; inputs are counted from `base`. */
-static void plan_make(int32_t *plan, double *w, const direction *d, int base)
+/* One half of a plan; inputs are counted from `base`. turned: (taps, count) rather than (count, taps). */
+static void plan_make(int32_t *plan, double *w, const direction *d, int base, int turned)
 {
-    const int taps = taps_of(d);
-    int32_t *first = plan, *count = plan + d->count, *weight = plan + 2 * d->count;
-    for (int j = 0; j < d->count; j++) {
+    const size_t taps = (size_t)taps_of(d), count = (size_t)d->count, step = turned ? count : 1, next = turned ? 1 : taps;
+    int32_t *first = plan, *n = plan + count, *weight = plan + 2 * count;
+    memset(weight, 0, sizeof *weight * taps * count);
+    for (size_t j = 0; j < count; j++) {
         int lo, hi;
-        inputs_of(d, d->from + j, &lo, &hi);
+        inputs_of(d, d->from + (int)j, &lo, &hi);
         first[j] = lo - base;
-        count[j] = hi - lo;
-        memset(weight + (size_t)j * (size_t)taps, 0, sizeof *weight * (size_t)taps);
-        weights_of(weight + (size_t)j * (size_t)taps, w, d, d->from + j, lo, hi);
+        n[j] = hi - lo;
+        weights_of(weight + j * next, step, w, d, d->from + (int)j, lo, hi);
     }
 }
 
@@ -145,8 +145,8 @@ ts_status ts_image_resize(ts_image *out, const ts_image *in, int width, int heig
     double *room = malloc(sizeof *room * (size_t)(r.taps_x > r.taps_y ? r.taps_x : r.taps_y));
     ts_status st = plan && room ? ts_image_alloc(out, w->width, w->height, name) : ts_fail(TS_E_NOMEM, "%s: out of memory", name);
     if (st == TS_OK) {
-        plan_make(plan, room, &x, 0);
-        plan_make(plan + (size_t)r.width * (size_t)(2 + r.taps_x), room, &y, first);
+        plan_make(plan, room, &x, 0, 1);
+        plan_make(plan + (size_t)r.width * (size_t)(2 + r.taps_x), room, &y, first, 0);
         const uint8_t *rows = in->rgb + (size_t)first * (size_t)in->width * 3;
         st = d ? run_on(d, out->rgb, rows, plan, &r) : run_here(out->rgb, rows, plan, &r, name);
     }

@@ -1,8 +1,9 @@
 /* op_resize.h - Pillow's resampling with given weights: columns, then rows, 8 bits in between.
  *
  * Letters   A picture is (rows,columns,3) bytes. A plan says of each output position which inputs it is made of, and with what weight:
- *           first[width], n[width], weight[width,taps_x] for columns, then the same of height and taps_y for rows, all i32.
- * Formula   between[y,x,c] = clip8((2^21 + sum_{i<n[x]} weight[x,i] in[y, first[x]+i, c]) >> 22)     for all `rows` rows
+ *           first[width], n[width], weight[taps_x,width] for columns, then first[height], n[height], weight[height,taps_y] for rows, all
+ *           i32. first ascends.
+ * Formula   between[y,x,c] = clip8((2^21 + sum_{i<n[x]} weight[i,x] in[y, first[x]+i, c]) >> 22)     for all `rows` rows
  *           out[y,x,c]     = clip8((2^21 + sum_{i<n[y]} weight[y,i] between[first[y]+i, x, c]) >> 22)
  *           A direction that is not filtered has one weight of 2^22, which changes nothing.
  * Source    Pillow's Resample.c. host/resize.h makes the plans of its filters.

@@ -9,15 +9,15 @@
 
 enum { BITS = 22, BLOCK = 16, COLUMN = BLOCK * 3 };
 
-/* out[0..length) = the weighted sum of n rows that lie `stride` bytes apart. */
+/* out[0..length) = the weighted sum of n rows that lie `stride` bytes apart, of weights that lie `step` apart. */
 static void sum_rows(uint8_t *restrict out, const uint8_t *restrict rows, size_t stride, const int32_t *restrict weight,
-                     int n, int length)
+                     size_t step, int n, int length)
 {
     int32_t sum[COLUMN];
     for (int j = 0; j < length; j++) sum[j] = 1 << (BITS - 1);
-    for (int i = 0; i < n; i++, rows += stride)
+    for (int i = 0; i < n; i++, rows += stride, weight += step)
 #pragma omp simd
-        for (int j = 0; j < length; j++) sum[j] += weight[i] * rows[j];
+        for (int j = 0; j < length; j++) sum[j] += *weight * rows[j];
 #pragma omp simd
     for (int j = 0; j < length; j++) {
         int32_t v = sum[j] >> BITS;
@@ -49,7 +49,7 @@ static void pass_columns(uint8_t *out, const uint8_t *in, const int32_t *plan, c
         transpose(scratch, in + (size_t)y * width * 3, n, width);
         for (int x = 0; x < n_out; x++)
             sum_rows(turned + (size_t)x * COLUMN, scratch + (size_t)first[x] * COLUMN, COLUMN,
-                     weight + (size_t)x * (size_t)r->taps_x, count[x], COLUMN);
+                     weight + x, (size_t)n_out, count[x], COLUMN);
         transpose_back(out + (size_t)y * n_out * 3, turned, n, n_out);
     }
 }
@@ -61,7 +61,7 @@ static void pass_rows(uint8_t *out, const uint8_t *in, const int32_t *plan, cons
     for (int y = 0; y < r->height; y++) {
         const uint8_t *rows = in + (size_t)first[y] * stride;
         for (size_t x = 0; x < stride; x += COLUMN)
-            sum_rows(out + (size_t)y * stride + x, rows + x, stride, weight + (size_t)y * (size_t)r->taps_y, count[y],
+            sum_rows(out + (size_t)y * stride + x, rows + x, stride, weight + (size_t)y * (size_t)r->taps_y, 1, count[y],
                      stride - x < COLUMN ? (int)(stride - x) : COLUMN);
     }
 }

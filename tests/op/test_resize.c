@@ -57,15 +57,23 @@ static uint8_t clip(int64_t sum)
     return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
 }
 
+static int ascending(const void *a, const void *b)
+{
+    return *(const int32_t *)a - *(const int32_t *)b;
+}
+
 /* Half a plan: random places and weights, so that results fall below 0, above 255, and between. */
 static void half(int32_t *plan, int n_in, int n, int taps, uint64_t *seed)
 {
     for (int j = 0; j < n; j++) {
         const int count = 1 + (int)(t_next(seed) % (uint64_t)(taps < n_in ? taps : n_in));
-        plan[j] = (int32_t)(t_next(seed) % (uint64_t)(n_in - count + 1));
         plan[n + j] = count;
-        for (int i = 0; i < taps; i++) plan[2 * n + j * taps + i] = (int32_t)((t_uniform(seed) - 0.3) * 2.0 * (1 << 22) / count);
+        plan[j] = (int32_t)(t_next(seed) % (uint64_t)n_in);
+        for (int i = 0; i < taps; i++) plan[2 * n + j * taps + i] = (int32_t)((t_uniform(seed) - 0.3) * 2.0 * (1 << 22) / taps);
     }
+    qsort(plan, (size_t)n, sizeof *plan, ascending);
+    for (int j = 0; j < n; j++)
+        if (plan[n + j] > n_in - plan[j]) plan[n + j] = n_in - plan[j];
 }
 
 static void expect(uint8_t *out, const uint8_t *in, const int32_t *plan, const ts_resize *r)
@@ -76,7 +84,7 @@ static void expect(uint8_t *out, const uint8_t *in, const int32_t *plan, const t
         const int c = i % 3, x = i / 3 % r->width, y = i / 3 / r->width;
         int64_t sum = 0;
         for (int j = 0; j < plan[r->width + x]; j++)
-            sum += (int64_t)plan[2 * r->width + x * r->taps_x + j] * in[(y * r->in_width + plan[x] + j) * 3 + c];
+            sum += (int64_t)plan[2 * r->width + j * r->width + x] * in[(y * r->in_width + plan[x] + j) * 3 + c];
         between[i] = clip(sum);
     }
     for (int i = 0; i < r->height * r->width * 3; i++) {
@@ -90,7 +98,7 @@ static void expect(uint8_t *out, const uint8_t *in, const int32_t *plan, const t
 
 T_TEST(random_plans)
 {
-    static const ts_resize CASES[] = { { 1, 1, 1, 1, 1, 1 }, { 40, 17, 23, 9, 5, 3 }, { 7, 50, 30, 1, 2, 50 }, { 300, 3, 2, 33, 300, 1 } };
+    static const ts_resize CASES[] = { { 1, 1, 1, 1, 1, 1 }, { 40, 17, 23, 9, 5, 3 }, { 7, 50, 30, 1, 2, 50 }, { 300, 3, 2, 33, 300, 1 }, { 12000, 2, 300, 2, 40, 2 } }; /* the last: more than shared memory holds */
     uint64_t seed = 8;
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
         const ts_resize *r = &CASES[i];
