@@ -362,13 +362,13 @@ static __global__ void sample_digits_k1(int32_t *idx, const float *u, ts_digit_p
     TS_SHARED(shared);
     __shared__ reducer room;
     __shared__ float z[2][TS_MAX_SUM_L], l[TS_MAX_SUM_L];
+    __shared__ int digit[TS_MAX_D];
     float *g = (float *)shared;
     const int64_t rows = a.B * a.t;
     follow(&a);
     for (int64_t n = blockIdx.x; n < rows; n += gridDim.x) {
         const float *cond = u + n * d.M;
         place at = place_of(a, n);
-        int digit[TS_MAX_D];
         int32_t code = 0;
         for (int i = 0; i < d.D && code >= 0; i++) {
             digit_logits(z[0], g, cond, digit, i, k, p, d);
@@ -377,8 +377,9 @@ static __global__ void sample_digits_k1(int32_t *idx, const float *u, ts_digit_p
             mix(l, z[0], a.guided ? z[1] : nullptr, a, d.level[i]);
             __syncthreads();
             at.stage = 1 + (uint32_t)i;
-            digit[i] = draw(l, d.level[i], a, at, &room);
-            code = digit[i] < 0 ? -1 : code + digit[i] * d.basis[i];
+            const int drawn = draw(l, d.level[i], a, at, &room);
+            if (threadIdx.x == 0) digit[i] = drawn;
+            code = drawn < 0 ? -1 : code + drawn * d.basis[i];
             __syncthreads();
         }
         finish(idx + n, code, at, bad_draw);

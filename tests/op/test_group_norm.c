@@ -1,8 +1,9 @@
 /* test_group_norm.c - GroupNorm with SiLU of every backend against the formula in double.
  *
  * Oracle     plain loops in double; its gradient is analytic and is itself checked against central differences.
- * Inputs     seeded normals; values far from zero; constant groups; groups of one value; groups wider than a strip.
- * Promise    the same bits whatever the number of threads, and forward whatever the other images.
+ * Inputs     seeded normals; values far from zero; constant groups; groups of one value; groups wider than a strip; maps
+ *            that fit into shared memory, in part or not at all (163 KB on the emulated device).
+ * Promise    the same bits whatever the number of threads and the shared memory, and forward whatever the other images.
  */
 #include "tests/t.h"
 
@@ -16,6 +17,10 @@ static const shape SHAPES[] = {
     { 2, 64, 32, 32, 1, 0 },  { 1, 1, 8, 2, 1, 0 },       { 3, 31, 96, 32, 1, 0 },    { 2, 257, 160, 32, 0, 0 },
     { 2, 300, 130, 1, 1, 0 }, { 2, 17, 10, 5, 0, 0 },     { 2, 600, 64, 32, 1, 0 },   { 1, 33, 176, 2, 1, 0 },
     { 2, 1, 32, 32, 1, 0 },   { 2, 64, 96, 32, 1, 1000 }, { 2, 64, 96, 32, 0, -3e4 }, { 0, 16, 32, 32, 1, 0 },
+    { 1, 640, 160, 32, 1, 0 }, /* backward three quarters of the positions are kept */
+    { 1, 500, 130, 1, 0, 0 },  /* 300 of them; backward too few */
+    { 1, 700, 130, 1, 1, 0 },  /* too few */
+    { 1, 1100, 32, 32, 1, 0 }, /* more slices than teams of threads */
 };
 enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES };
 
@@ -244,17 +249,38 @@ T_TEST(threads_do_not_matter)
     }
 }
 
+/* Statistics and results are launches of their own then. */
+T_TEST(little_shared_memory)
+{
+    if (strcmp(be->name, "emu") != 0) return;
+    ts_stream *small;
+    setenv("TS_EMU_SHARED", "2300", 1);
+    T_OK(be->stream_new(&small, 0, 0));
+    unsetenv("TS_EMU_SHARED");
+    for (int i = 0; i < N_SHAPES; i++) {
+        if (SHAPES[i].P <= 256) continue;
+        const problem q = make(&SHAPES[i]);
+        const results a = run(be, s, s, &SHAPES[i], &q), b = run(be, s, small, &SHAPES[i], &q);
+        T_TRUE(same(a.y, b.y) && same(a.mean, b.mean) && same(a.rstd, b.rstd) && same(a.dx, b.dx));
+        T_TRUE(same(a.dgamma, b.dgamma) && same(a.dbeta, b.dbeta));
+    }
+    be->stream_free(small);
+}
+
 T_TEST(an_image_does_not_depend_on_the_others)
 {
-    const shape p = { 3, 31, 96, 32, 1, 0 }, alone = { 1, 31, 96, 32, 1, 0 };
-    const problem q = make(&p);
-    const results all = run(be, s, s, &p, &q);
-    for (int64_t b = 0; b < p.B; b++) {
-        problem one = q;
-        one.n = p.P * p.C;
-        one.x += b * one.n;
-        const results r = run(be, s, s, &alone, &one);
-        T_TRUE(memcmp(r.y->host, T_F(all.y) + b * one.n, r.y->bytes) == 0);
+    static const int64_t P[] = { 31, 270 };
+    for (int i = 0; i < 2; i++) {
+        const shape p = { 3, P[i], 96, 32, 1, 0 }, alone = { 1, P[i], 96, 32, 1, 0 };
+        const problem q = make(&p);
+        const results all = run(be, s, s, &p, &q);
+        for (int64_t b = 0; b < p.B; b++) {
+            problem one = q;
+            one.n = p.P * p.C;
+            one.x += b * one.n;
+            const results r = run(be, s, s, &alone, &one);
+            T_TRUE(memcmp(r.y->host, T_F(all.y) + b * one.n, r.y->bytes) == 0);
+        }
     }
 }
 
@@ -277,6 +303,7 @@ int main(void)
     T_ADD(u, values_and_gradients);
     T_ADD(u, a_constant_group_is_zero);
     T_ADD(u, threads_do_not_matter);
+    T_ADD(u, little_shared_memory);
     T_ADD(u, an_image_does_not_depend_on_the_others);
     T_ADD(u, not_a_number_stays_in_its_group);
     return t_run(u);

@@ -1,0 +1,259 @@
+/* group_norm_bwd.cu - GroupNorm with SiLU on CUDA: backward. Contract: tessera/op_group_norm.h. What it moves:
+ * group_norm.cu. Sums over positions go by channels, slice by slice; groups make averages of them. */
+#include "kernels/cuda/group_norm.cuh"
+
+/* Gradient at u, from that at y = silu(u). */
+static __device__ inline float before_silu(float dy, float u)
+{
+    const float sig = ts_sigmoidf(u);
+    return dy * fmaf(sig * u, 1.0f - sig, sig);
+}
+
+/* The sum over the threads of each channel, which the first row of threads gets. part: BLOCK values in shared memory.
+ */
+static __device__ inline double sum_rows_of(double v, const cover &c, double *part)
+{
+    part[in_team()] = v;
+    __syncthreads();
+    double sum = 0;
+    for (int row = 0; row < c.rows && c.row == 0; row++) sum += part[row * c.width + in_team()];
+    __syncthreads();
+    return sum;
+}
+
+struct gradient_in {
+    const float *dy, *x, *mean, *rstd, *gamma, *beta;
+};
+
+/* What a thread needs of its channel. */
+struct channel {
+    float mean, rstd, weight, shift;
+};
+
+static __device__ inline channel channel_of(const gradient_in &in, const cover &v, const part_of_image &w,
+                                            const ts_group_norm &n)
+{
+    const int64_t bg = w.b * n.G + v.channel / w.wide;
+    return channel{ in.mean[bg], in.rstd[bg], in.gamma[v.channel], in.beta[v.channel] };
+}
+
+/* Gradient at u of a value, and the normalised value. */
+static __device__ inline float gradient_of(float *norm, float dy, float x, const channel &c, int silu)
+{
+    *norm = (x - c.mean) * c.rstd;
+    return silu ? before_silu(dy, fmaf(*norm, c.weight, c.shift)) : dy;
+}
+
+/* What apply_gradient finds again. */
+struct slabs {
+    slab norm, du;
+};
+
+static __device__ inline slabs no_slabs()
+{
+    return slabs{ { nullptr, 0 }, { nullptr, 0 } };
+}
+
+/* Sums of du and of du*n over the part's positions: sums[c] and sums[C + c]. */
+static __device__ inline void add_up_channels(double *sums, const gradient_in &in, const part_of_image &w,
+                                              const ts_group_norm &n, double *part, const slabs &keep)
+{
+    EACH_STRIP(strip, w)
+    {
+        const cover v = cover_of(w, strip);
+        const channel c = channel_of(in, v, w, n);
+        double du_sum = 0, dun_sum = 0;
+        EACH_ROW(p, v, w, AHEAD)
+        {
+            float dy[AHEAD], x[AHEAD];
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++) {
+                const int64_t q = p + k * v.rows, i = w.at + q * n.C + v.channel;
+                dy[k] = q < w.p1 ? in.dy[i] : 0.0f;
+                x[k] = q < w.p1 ? in.x[i] : 0.0f;
+            }
+#pragma unroll
+            for (int k = 0; k < AHEAD; k++) {
+                const int64_t q = p + k * v.rows;
+                if (q >= w.p1) break;
+                float norm;
+                const float du = gradient_of(&norm, dy[k], x[k], c, n.silu);
+                du_sum += du;
+                dun_sum += (double)du * norm;
+                if (q >= keep.du.held) continue;
+                keep.norm(q, v.channel, w) = norm;
+                keep.du(q, v.channel, w) = du;
+            }
+        }
+        du_sum = sum_rows_of(du_sum, v, part);
+        dun_sum = sum_rows_of(dun_sum, v, part);
+        if (v.row == 0 && w.slice < w.slices) {
+            sums[v.channel] = du_sum;
+            sums[n.C + v.channel] = dun_sum;
+        }
+    }
+}
+
+/* Averages of dn = du*gamma and of dn n over each group, from sums over all positions. */
+static __device__ inline void average_groups(float (*average)[2], const double *sums, const gradient_in &in,
+                                             const part_of_image &w, const ts_group_norm &n)
+{
+    const int group = (int)threadIdx.x / WARP;
+    if (group < w.groups) {
+        const double count = (double)n.P * w.wide;
+        double dn = 0, dnn = 0;
+        for (int i = (int)threadIdx.x % WARP; i < w.wide; i += WARP) {
+            const int c = w.c0 + group * w.wide + i;
+            dn += sums[c] * in.gamma[c];
+            dnn += sums[n.C + c] * in.gamma[c];
+        }
+        dn = warp_sum(dn);
+        dnn = warp_sum(dnn);
+        if (threadIdx.x % WARP == 0) {
+            average[group][0] = (float)(dn / count);
+            average[group][1] = (float)(dnn / count);
+        }
+    }
+    __syncthreads();
+}
+
+/* dx = rstd (dn - avg(dn) - n avg(dn n)) */
+static __device__ inline void apply_gradient(float *dx, const gradient_in &in, const part_of_image &w,
+                                             const ts_group_norm &n, const float (*average)[2], const slabs &kept)
+{
+    EACH_STRIP(strip, w)
+    {
+        const cover v = cover_of(w, strip);
+        const channel c = channel_of(in, v, w, n);
+        const float *avg = average[(v.channel - w.c0) / w.wide];
+        EACH_ROW(p, v, w, 1)
+        {
+            const int64_t i = w.at + p * n.C + v.channel;
+            float norm, du;
+            if (p < kept.du.held) {
+                norm = kept.norm(p, v.channel, w);
+                du = kept.du(p, v.channel, w);
+            } else {
+                du = gradient_of(&norm, in.dy[i], in.x[i], c, n.silu);
+            }
+            dx[i] = c.rstd * fmaf(-norm, avg[1], fmaf(du, c.weight, -avg[0]));
+        }
+    }
+}
+
+/* sums (B,2,C): sums over the positions of an image of du and du*n. */
+static __global__ void group_norm_bwd_k1(float *dx, double *sums, gradient_in in, ts_group_norm n, int groups)
+{
+    __shared__ double part[BLOCK];
+    __shared__ float average[MOST_GROUPS][2];
+    const part_of_image w = my_part(n, groups);
+    double *image = sums + w.b * 2 * n.C;
+    add_up_channels(image, in, w, n, part, no_slabs());
+    __syncthreads();
+    average_groups(average, image, in, w, n);
+    apply_gradient(dx, in, w, n, average, no_slabs());
+}
+
+/* slices (B,slices,2,C): the same of each slice. */
+static __global__ void group_norm_bwd_slices_k1(double *slices, gradient_in in, ts_group_norm n, int groups)
+{
+    __shared__ double part[BLOCK];
+    const part_of_image w = my_part(n, groups);
+    add_up_channels(slices + (w.b * w.slices + w.slice) * 2 * n.C, in, w, n, part, no_slabs());
+}
+
+/* Sum i of (B,2,C) over the slices. */
+static __device__ inline double add_slices(const double *slices, int64_t i, int64_t count, int64_t C)
+{
+    const double *from = slices + i / (2 * C) * count * 2 * C + i % (2 * C);
+    double sum = 0;
+    for (int64_t m = 0; m < count; m++) sum += from[m * 2 * C];
+    return sum;
+}
+
+/* All positions of a bundle of groups, in one block. */
+static __global__ void __launch_bounds__(MOST_TEAMS *BLOCK)
+    group_norm_bwd_slab_k1(float *dx, double *sums, double *slices, gradient_in in, ts_group_norm n, int groups,
+                           int64_t held)
+{
+    TS_SHARED(shared);
+    __shared__ float average[MOST_GROUPS][2];
+    const part_of_image all = part_of(n, groups, blockIdx.x, 0);
+    const int teams = (int)blockDim.x / BLOCK, width = all.groups * all.wide;
+    double *const parts = (double *)shared;
+    float *const kept = (float *)(parts + teams * BLOCK);
+    const slabs keep = { { kept, held }, { kept + held * width, held } };
+    for (int64_t first = 0; first < all.slices; first += teams) {
+        const part_of_image w = part_of(n, groups, blockIdx.x, first + my_team());
+        add_up_channels(slices + (w.b * w.slices + w.slice) * 2 * n.C, in, w, n, parts + my_team() * BLOCK, keep);
+    }
+    __syncthreads();
+    for (int c = (int)threadIdx.x; c < 2 * width; c += (int)blockDim.x) {
+        const int64_t i = (all.b * 2 + c / width) * n.C + all.c0 + c % width;
+        sums[i] = add_slices(slices, i, all.slices, n.C);
+    }
+    __syncthreads();
+    average_groups(average, sums + all.b * 2 * n.C, in, all, n);
+    for (int64_t first = 0; first < all.slices; first += teams)
+        apply_gradient(dx, in, part_of(n, groups, blockIdx.x, first + my_team()), n, average, keep);
+}
+
+static __global__ void group_norm_add_slices_k1(double *sums, const double *slices, int64_t count, ts_group_norm n)
+{
+    TS_EACH(i, n.B * 2 * n.C) sums[i] = add_slices(slices, i, count, n.C);
+}
+
+static __global__ void group_norm_bwd_apply_k1(float *dx, const double *sums, gradient_in in, ts_group_norm n,
+                                               int groups)
+{
+    __shared__ float average[MOST_GROUPS][2];
+    const part_of_image w = my_part(n, groups);
+    average_groups(average, sums + w.b * 2 * n.C, in, w, n);
+    apply_gradient(dx, in, w, n, average, no_slabs());
+}
+
+static __global__ void group_norm_params_k1(float *dgamma, float *dbeta, const double *sums, int64_t B, int64_t C)
+{
+    TS_EACH(c, C)
+    {
+        double du = 0, dun = 0;
+        for (int64_t b = 0; b < B; b++) {
+            du += sums[b * 2 * C + c];
+            dun += sums[b * 2 * C + C + c];
+        }
+        dbeta[c] += (float)du;
+        dgamma[c] += (float)dun;
+    }
+}
+
+size_t group_norm_scratch_cuda(ts_stream *s, const ts_group_norm *n)
+{
+    (void)s;
+    const int64_t slices = slices_of(n);
+    return (size_t)(n->B * 2 * n->C * (slices > 1 ? 1 + slices : 1)) * sizeof(double);
+}
+
+ts_status group_norm_bwd_cuda(ts_stream *s, float *dx, float *dgamma, float *dbeta, const float *dy, const float *x,
+                              const float *mean, const float *rstd, const float *gamma, const float *beta,
+                              const ts_group_norm *n, void *scratch)
+{
+    if (n->B == 0) return TS_OK;
+    const int groups = groups_together(n);
+    const int64_t slices = slices_of(n), all = n->B * 2 * n->C;
+    const gradient_in in = { dy, x, mean, rstd, gamma, beta };
+    double *sums = (double *)scratch, *of_slices = sums + all;
+    size_t bytes;
+    const int64_t held = slices == 1 ? 0 : held_of(s, n, teams_of(n) * BLOCK * (int64_t)sizeof(double), 2, 5, &bytes);
+    if (held) {
+        TS_TRY(allow_shared((const void *)group_norm_bwd_slab_k1, bytes));
+        TS_TRY(TS_LAUNCH(group_norm_bwd_slab_k1, bundles_of(n), teams_of(n) * BLOCK, bytes, s, dx, sums, of_slices, in,
+                         *n, groups, held));
+    } else if (slices == 1) {
+        TS_TRY(TS_LAUNCH(group_norm_bwd_k1, blocks_of(n), BLOCK, 0, s, dx, sums, in, *n, groups));
+    } else {
+        TS_TRY(TS_LAUNCH(group_norm_bwd_slices_k1, blocks_of(n), BLOCK, 0, s, of_slices, in, *n, groups));
+        TS_TRY(TS_LAUNCH(group_norm_add_slices_k1, ts_blocks(all), BLOCK, 0, s, sums, of_slices, slices, *n));
+        TS_TRY(TS_LAUNCH(group_norm_bwd_apply_k1, blocks_of(n), BLOCK, 0, s, dx, sums, in, *n, groups));
+    }
+    return TS_LAUNCH(group_norm_params_k1, ts_blocks(n->C), BLOCK, 0, s, dgamma, dbeta, sums, n->B, n->C);
+}
