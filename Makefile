@@ -166,7 +166,7 @@ mutate: $(filter $(EMU)/tests/op/%,$(EMU_TESTS)) ## plant bugs in the CUDA kerne
 	@tools/mutate/mutate.py --build $(B) --compile '$(CXX) $(EMU_FLAGS) $(EMU_HOOKS) -x c++ -c' --link '$(CXX) $(SAN) -fopenmp' \
 	    --objects '$(B)/obj/tests/t.o $(EMU_LIB) $(OPT_OBJ)' --libs '$(EMU_LIBS)' --only '$(ONLY)' --table '$(TABLE)'
 
-cuda-report: $(filter $(EMU)/tests/op/%,$(EMU_TESTS)) ## write kernels/cuda/REPORT.md: registers, occupancy and traffic of every kernel
+cuda-report: $(filter $(EMU)/tests/op/% %/test_twins,$(EMU_TESTS)) ## write kernels/cuda/REPORT.md: registers, occupancy and traffic of every kernel
 	@tools/cuda_report.py --build $(B) --nvcc '$(NVCC)' --flags '$(NVBASE)' --cxx '$(CXX)'
 
 INSTALLED = bin/tessera lib/libtessera.a lib/libtessera.so.$(VERSION) lib/$(SONAME) lib/libtessera.so \

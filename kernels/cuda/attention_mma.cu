@@ -19,13 +19,13 @@ namespace wmma = nvcuda::wmma;
 
 enum { SIDE = 16, ROWS = SIDE, WARPS = 4, QUERIES = WARPS * ROWS };
 
-/* Floats or bfloat16 numbers between rows: 16 bytes more than there are, against bank conflicts. */
-enum { SCORE_STRIDE = TILE + 4, WEIGHT_STRIDE = TILE + 8 };
+/* Floats or bfloat16 numbers between rows: eight more than there are, against bank conflicts. */
+enum { SCORE_STRIDE = TILE + 8, WEIGHT_STRIDE = TILE + 8 };
 
 struct places {
     uint16_t *q, *k, *v, *p; /* p: weights */
     float *scores, *out;
-    int stride, out_stride; /* of q, k, v; of out */
+    int stride; /* of q, k, v, and of out */
 };
 
 static __host__ __device__ inline int stride_of(int width)
@@ -33,23 +33,17 @@ static __host__ __device__ inline int stride_of(int width)
     return width + 8;
 }
 
-static __host__ __device__ inline int out_stride_of(int width)
-{
-    return width + 4;
-}
-
 /* Bytes for heads of `width` channels, a multiple of SIDE. */
 static size_t shared_bytes(int width)
 {
     return sizeof(uint16_t) * (size_t)((QUERIES + 2 * TILE) * stride_of(width) + QUERIES * WEIGHT_STRIDE) +
-           sizeof(float) * (size_t)(QUERIES * SCORE_STRIDE + QUERIES * out_stride_of(width));
+           sizeof(float) * (size_t)(QUERIES * SCORE_STRIDE + QUERIES * stride_of(width));
 }
 
 static __device__ inline places divide(unsigned char *shared, int width)
 {
     places m;
     m.stride = stride_of(width);
-    m.out_stride = out_stride_of(width);
     m.q = (uint16_t *)shared;
     m.k = m.q + QUERIES * m.stride;
     m.v = m.k + TILE * m.stride;
@@ -120,9 +114,9 @@ static __device__ inline void multiply_keys(const places &m, int row0, int width
 static __device__ inline void multiply_values(const places &m, int row0, int width)
 {
     for (int i = 0; i < width; i += SIDE) {
-        float *const out = m.out + row0 * m.out_stride + i;
+        float *const out = m.out + row0 * m.stride + i;
         wmma::fragment<wmma::accumulator, SIDE, SIDE, SIDE, float> sum;
-        wmma::load_matrix_sync(sum, out, (unsigned)m.out_stride, wmma::mem_row_major);
+        wmma::load_matrix_sync(sum, out, (unsigned)m.stride, wmma::mem_row_major);
         for (int u = 0; u < TILE; u += SIDE) {
             wmma::fragment<wmma::matrix_a, SIDE, SIDE, SIDE, __nv_bfloat16, wmma::row_major> p;
             wmma::fragment<wmma::matrix_b, SIDE, SIDE, SIDE, __nv_bfloat16, wmma::row_major> v;
@@ -130,7 +124,7 @@ static __device__ inline void multiply_values(const places &m, int row0, int wid
             wmma::load_matrix_sync(v, as_bf16(m.v + u * m.stride + i), (unsigned)m.stride);
             wmma::mma_sync(sum, p, v, sum);
         }
-        wmma::store_matrix_sync(out, sum, (unsigned)m.out_stride, wmma::mem_row_major);
+        wmma::store_matrix_sync(out, sum, (unsigned)m.stride, wmma::mem_row_major);
     }
 }
 
@@ -155,7 +149,7 @@ static __global__ void attention_mma_k1(job j, int width)
     float max[ROWS], sum[ROWS];
 
     load_rounded(m.q, m.stride, j.q + b * j.q_image + h * c, j.q_token, t0, j.T, QUERIES, j, width, nullptr, 0);
-    for (int i = lane; i < ROWS * width; i += WARP) m.out[(row0 + i / width) * m.out_stride + i % width] = 0;
+    for (int i = lane; i < ROWS * width; i += WARP) m.out[(row0 + i / width) * m.stride + i % width] = 0;
     if (threadIdx.x < TILE) bad[threadIdx.x] = 0;
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
@@ -187,7 +181,7 @@ static __global__ void attention_mma_k1(job j, int width)
             max[r] = top;
             put_weights(m.p + (row0 + r) * WEIGHT_STRIDE, e, lane);
             if (keep == 1) continue;
-            for (int i = lane; i < width; i += WARP) m.out[(row0 + r) * m.out_stride + i] *= keep;
+            for (int i = lane; i < width; i += WARP) m.out[(row0 + r) * m.stride + i] *= keep;
         }
         __syncwarp();
         multiply_values(m, row0, width);
@@ -198,7 +192,7 @@ static __global__ void attention_mma_k1(job j, int width)
         if (r >= rows) continue;
         const int64_t t = t0 + row0 + r;
         for (int i = lane; i < c; i += WARP)
-            j.out[(b * j.T + t) * C + h * c + i] = m.out[(row0 + r) * m.out_stride + i] / sum[r];
+            j.out[(b * j.T + t) * C + h * c + i] = m.out[(row0 + r) * m.stride + i] / sum[r];
         if (j.lse && lane == 0) j.lse[head * j.T + t] = max[r] + ts_logf(sum[r]);
     }
 }

@@ -130,17 +130,24 @@ float widened(uint16_t bits)
     return x;
 }
 
-/* c += a b, numbers by rows, eight in a lane. */
+/* c += a b */
 void multiply(thread *base)
 {
-    const auto lane = [base](int i) { return (matrix_lane *)(uintptr_t)base[i].value; };
+    float a[16][16], b[16][16], c[16][16];
+    unsigned row, column;
     for (int n = 0; n < 256; n++) {
-        float sum = lane(n / 8)->c[n % 8];
-        for (int k = 0; k < 16; k++) {
-            const int a = n / 16 * 16 + k, b = k * 16 + n % 16;
-            sum += widened(lane(a / 8)->a[a % 8]) * widened(lane(b / 8)->b[b % 8]);
-        }
-        lane(n / 8)->c[n % 8] = sum;
+        const matrix_lane &from = *(matrix_lane *)(uintptr_t)base[n / 8].value;
+        matrix_place(n / 8, n % 8, &row, &column);
+        a[row][column] = widened(from.a[n % 8]);
+        b[column][row] = widened(from.b[n % 8]);
+        c[row][column] = from.c[n % 8];
+    }
+    for (int i = 0; i < 16; i++)
+        for (int k = 0; k < 16; k++)
+            for (int j = 0; j < 16; j++) c[i][j] += a[i][k] * b[k][j];
+    for (int n = 0; n < 256; n++) {
+        matrix_place(n / 8, n % 8, &row, &column);
+        ((matrix_lane *)(uintptr_t)base[n / 8].value)->c[n % 8] = c[row][column];
     }
 }
 

@@ -286,6 +286,91 @@ T_TEST(demo_models)
     close_twins(&w);
 }
 
+/* The demo tokenizer, to be trained from the start. */
+static ts_tokenizer *new_demo_tokenizer(ts_device *d)
+{
+    char path[512];
+    ts_tokenizer *trained, *t;
+    demo_path(path, "tokenizer.safetensors");
+    T_OK(ts_tokenizer_load(&trained, d, path));
+    T_OK(ts_tokenizer_new(&t, d, &trained->c, 1, 1));
+    ts_tokenizer_free(trained);
+    return t;
+}
+
+/* Gradients, and weights after a step along them. */
+static void near_step(const twins *w, ts_params *const p[2])
+{
+    float length[2];
+    near_params(w, "gradients", p, 1, GRADIENTS);
+    for (int j = 0; j < 2; j++) step(p[j], 0, &length[j]);
+    near("length", &length[1], &length[0], 1, VALUES, 0);
+    near_params(w, "weights", p, 0, VALUES);
+}
+
+/* One step of training of a model of that size, gradients, weights and all. make cuda-report counts its launches. */
+T_TEST(demo_tokenizer_step)
+{
+    (void)s;
+    twins w = open_twins(be);
+    ts_tokenizer *t[2];
+    float sums[2][2];
+    for (int j = 0; j < 2; j++) {
+        t[j] = new_demo_tokenizer(w.d[j]);
+        ts_graph *g;
+        T_OK(ts_graph_new(&g, w.d[j], 1));
+        const int64_t side = t[j]->c.image_size;
+        const float *pixels = t_normals(side * side * 3, 0.5, 3);
+        ts_tensor *image = tg_upload(g, pixels, TS_F32, 4, TG_DIMS(1, side, side, 3));
+        ts_quantized q = quantizer_forward(g, &t[j]->q, tokenizer_encode(g, t[j], image), t[j]->q.p.K, 0);
+        T_OK(tg_download(g, sums[j], tg_pixel_loss(g, tokenizer_decode(g, t[j], q.f_hat), image, 0.1f, 1)));
+        T_OK(ts_graph_backward(g));
+        ts_graph_free(g);
+    }
+    ts_params *const p[2] = { t[0]->params, t[1]->params };
+    near("loss", sums[1], sums[0], 2, VALUES, 0);
+    near_step(&w, p);
+    for (int j = 0; j < 2; j++) ts_tokenizer_free(t[j]);
+    close_twins(&w);
+}
+
+T_TEST(demo_generator_step)
+{
+    (void)s;
+    enum { MOST_ROWS = 4096 };
+    static const int32_t label = 2;
+    twins w = open_twins(be);
+    char path[512];
+    demo_path(path, "generator.safetensors");
+    ts_generator *m[2];
+    float rows[2][MOST_ROWS] = { 0 };
+    for (int j = 0; j < 2; j++) {
+        ts_tokenizer *t = new_demo_tokenizer(w.d[j]);
+        ts_generator *trained;
+        ts_graph *g;
+        T_OK(ts_generator_load(&trained, w.d[j], path));
+        T_OK(ts_generator_new(&m[j], w.d[j], &trained->c, 1, 2));
+        ts_generator_free(trained);
+        T_OK(ts_graph_new(&g, w.d[j], 1));
+        const int64_t n = t->q.p.T;
+        int32_t *tokens = t_alloc((size_t)n * sizeof *tokens);
+        uint64_t seed = 1;
+        for (int64_t i = 0; i < n; i++) tokens[i] = (int32_t)(t_next(&seed) % 1000);
+        ts_tensor *logits = generator_logits(g, m[j], &label, 1, generator_input(g, &t->q, tokens, 1), NULL);
+        ts_tensor *loss = generator_loss(g, m[j], logits, tokens, 1);
+        T_TRUE(ts_tensor_count(loss) <= MOST_ROWS);
+        T_OK(tg_download(g, rows[j], loss));
+        T_OK(ts_graph_backward(g));
+        ts_graph_free(g);
+        ts_tokenizer_free(t);
+    }
+    ts_params *const p[2] = { m[0]->params, m[1]->params };
+    near("losses", rows[1], rows[0], MOST_ROWS, VALUES, 0);
+    near_step(&w, p);
+    for (int j = 0; j < 2; j++) ts_generator_free(m[j]);
+    close_twins(&w);
+}
+
 /* A batch that a device has no room for is one line, and the next, smaller one is as if nothing had happened. */
 T_TEST(too_large_a_batch)
 {
@@ -385,6 +470,8 @@ int main(void)
     T_ADD(u, tokenizer_steps);
     T_ADD(u, generator_steps);
     T_ADD(u, demo_models);
+    T_ADD(u, demo_tokenizer_step);
+    T_ADD(u, demo_generator_step);
     T_ADD(u, too_large_a_batch);
     T_ADD(u, every_call_may_fail);
     return t_run(u);

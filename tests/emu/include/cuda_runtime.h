@@ -56,6 +56,12 @@ struct matrix_lane {
     uint16_t a[8], b[8];
     float c[8];
 };
+/* Where number i of a lane is in its matrix. */
+inline void matrix_place(int lane, int i, unsigned *row, unsigned *column)
+{
+    *row = lane / 4 + i / 2 % 2 * 8;
+    *column = lane % 4 * 2 + i % 2 + i / 4 * 8;
+}
 /* A matrix of 16x16 that a warp loads or stores together: alignment; all lanes are there and mean the same. */
 void check_matrix(const void *p, size_t row_bytes, const char *file, int line);
 

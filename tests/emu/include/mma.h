@@ -1,6 +1,7 @@
 /* mma.h - the emulated CUDA device: a stand-in for NVIDIA's header, as far as kernels/cuda uses it: products of 16x16
- * by 16x16 bfloat16 numbers. A lane has eight numbers of a fragment, as they follow each other in rows; where a real
- * one has them nobody may know. All lanes of a warp must come together at a call, which orders no memory. */
+ * by 16x16 bfloat16 numbers. A lane has eight numbers of a fragment, those that the instruction below (mma, m16n8k16)
+ * gives it, so that bank conflicts are those of a device; kernels may not know. All lanes of a warp must come together
+ * at a call, which orders no memory. */
 #ifndef TS_EMU_MMA_H
 #define TS_EMU_MMA_H
 
@@ -25,10 +26,11 @@ template <class Use, int M, int N, int K, class T, class Layout = void> struct f
     T x[num_elements];
 };
 
-/* Number i of this lane lies at p[at(i)]. */
+/* Number i of this lane lies at p[emu_at(i)]: for the right operand rows and columns change places. */
 inline unsigned emu_at(int i, unsigned stride, bool rows)
 {
-    const unsigned n = threadIdx.x % 32 * 8 + i, row = n / 16, column = n % 16;
+    unsigned row, column;
+    emu::matrix_place((int)threadIdx.x % 32, i, &row, &column);
     return rows ? row * stride + column : column * stride + row;
 }
 
@@ -36,7 +38,8 @@ template <class Use, class T, class Layout>
 void load_matrix_sync(fragment<Use, 16, 16, 16, T, Layout> &f, const T *p, unsigned stride, EMU_SITE)
 {
     emu::check_matrix(p, stride * sizeof(T), file, line);
-    for (int i = 0; i < 8; i++) f.x[i] = p[emu_at(i, stride, std::is_same<Layout, row_major>::value)];
+    const bool rows = std::is_same<Layout, row_major>::value, right = std::is_same<Use, matrix_b>::value;
+    for (int i = 0; i < 8; i++) f.x[i] = p[emu_at(i, stride, rows != right)];
 }
 
 inline void load_matrix_sync(fragment<accumulator, 16, 16, 16, float> &f, const float *p, unsigned stride,
