@@ -176,9 +176,21 @@ ts_tensor *tg_like(ts_graph *g, const ts_tensor *x)
     return tg_new(g, x->dtype, x->rank, x->dim);
 }
 
+int tg_exact(ts_graph *g, int on)
+{
+    const int was = g->exact;
+    g->exact = on;
+    return was;
+}
+
+ts_math tg_math(const ts_graph *g)
+{
+    return g->exact ? TS_MATH_F32 : g->d->math;
+}
+
 ts_dtype tg_factor_dtype(const ts_graph *g)
 {
-    return g->training || !TG_BE(g)->factor_dtype ? TS_F32 : TG_BE(g)->factor_dtype(g->d->math);
+    return g->training || !TG_BE(g)->factor_dtype ? TS_F32 : TG_BE(g)->factor_dtype(tg_math(g));
 }
 
 ts_tensor *tg_factor(ts_graph *g, const ts_tensor *like)

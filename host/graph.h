@@ -79,6 +79,9 @@ ts_tensor *tg_rows(ts_graph *g, ts_tensor *x, int64_t first, int64_t n);
 /* x twice, one after the other along dim[0]: (2B,...). Inference only. */
 ts_tensor *tg_twice(ts_graph *g, ts_tensor *x);
 
+/* While on, products multiply in float32 whatever the device does, and what they read stays float32. Returns what was on before. */
+int tg_exact(ts_graph *g, int on);
+
 /* --- ops; b may be NULL --- */
 ts_tensor *tg_linear(ts_graph *g, ts_tensor *x, ts_tensor *w, ts_tensor *b); /* (...,I) x (O,I) -> (...,O) */
 ts_tensor *tg_conv2d(ts_graph *g, ts_tensor *x, ts_tensor *w, ts_tensor *b, int stride, int pad_lo, int pad_hi);

@@ -23,7 +23,7 @@ ts_tensor *tg_linear(ts_graph *g, ts_tensor *x, ts_tensor *w, ts_tensor *b)
     if (w->rank != 2 || x->dim[x->rank - 1] != w->dim[1])
         return tg_mismatch(g, "linear", "last dimension = columns of the weight", x);
     if (b && ts_tensor_count(b) != w->dim[0]) return tg_mismatch(g, "linear", "a bias as long as the output", b);
-    ts_linear op = { ts_tensor_count(x) / w->dim[1], w->dim[1], w->dim[0], g->d->math, x->dtype };
+    ts_linear op = { ts_tensor_count(x) / w->dim[1], w->dim[1], w->dim[0], tg_math(g), x->dtype };
     int64_t dim[TS_MAX_RANK];
     memcpy(dim, x->dim, sizeof dim);
     dim[x->rank - 1] = op.O;
@@ -58,7 +58,7 @@ ts_tensor *tg_conv2d(ts_graph *g, ts_tensor *x, ts_tensor *w, ts_tensor *b, int 
     if (x->rank != 4 || w->rank != 4 || x->dim[3] != w->dim[3])
         return tg_mismatch(g, "conv2d", "(B,Y,X,C) with the weight's input channels", x);
     ts_conv2d op = { x->dim[0], x->dim[1], x->dim[2], x->dim[3], w->dim[0], (int)w->dim[1], stride, pad_lo, pad_hi,
-                     g->d->math, x->dtype };
+                     tg_math(g), x->dtype };
     ts_tensor *in[] = { x, w, b };
     ts_tensor *y = tg_new(g, TS_F32, 4, TG_DIMS(op.B, ts_conv2d_out(&op, op.Y), ts_conv2d_out(&op, op.X), op.O));
     ts_block *scratch = tg_scratch(g, TG_BE(g)->conv2d_scratch(TG_S(g), &op, 0));
@@ -382,7 +382,7 @@ ts_tensor *tg_attention(ts_graph *g, ts_tensor *qkv, ts_tensor *scale_mul, ts_te
     TG_READY(g, qkv);
     int64_t C = qkv->dim[2] / 3;
     if (qkv->rank != 3 || C * 3 != qkv->dim[2] || C % H != 0) return tg_mismatch(g, "attention", "(B,T,3*H*c)", qkv);
-    ts_attention op = { qkv->dim[0], qkv->dim[1], H, C / H, scale, 0, 0, g->d->math, tg_factor_dtype(g) };
+    ts_attention op = { qkv->dim[0], qkv->dim[1], H, C / H, scale, 0, 0, tg_math(g), tg_factor_dtype(g) };
     ts_tensor *y = tg_new(g, op.dtype, 3, TG_DIMS(op.B, op.T, C)), *in[] = { qkv, scale_mul, end };
     ts_block *lse = g->training ? tg_scratch(g, (size_t)(op.B * op.H * op.T) * sizeof(float)) : NULL;
     ts_block *scratch = tg_scratch(g, TG_BE(g)->attention_scratch(TG_S(g), &op, 0));
@@ -411,7 +411,7 @@ ts_tensor *tg_attention_cached(ts_graph *g, ts_tensor *qkv, ts_tensor *scale_mul
         return tg_mismatch(g, "attention_cached", "(B,T,3C) with room in the cache", qkv);
     if (cache_k->dtype != tg_factor_dtype(g) || cache_v->dtype != cache_k->dtype)
         return tg_mismatch(g, "attention_cached", "a cache of tg_factor_dtype", cache_k);
-    ts_attention op = { qkv->dim[0], qkv->dim[1], H, C / H, scale, pos, cache_k->dim[1], g->d->math, cache_k->dtype };
+    ts_attention op = { qkv->dim[0], qkv->dim[1], H, C / H, scale, pos, cache_k->dim[1], tg_math(g), cache_k->dtype };
     ts_tensor *y = tg_new(g, op.dtype, 3, TG_DIMS(op.B, op.T, C)), *in[] = { qkv };
     ts_block *scratch = tg_scratch(g, TG_BE(g)->attention_scratch(TG_S(g), &op, 0));
     if (g->status == TS_OK)

@@ -35,6 +35,7 @@ struct ts_graph {
     ts_pool *pool; /* the device's, or own */
     ts_pool own;
     int training;
+    int exact;
     ts_status status;
     ts_tensor **chunks; /* tensors, TG_CHUNK to a chunk: their addresses do not change */
     size_t n_chunks, n_tensors;
@@ -61,6 +62,7 @@ ts_tensor *tg_mismatch(ts_graph *g, const char *op, const char *expected, const 
 ts_tensor *tg_new(ts_graph *g, ts_dtype dtype, int rank, const int64_t *dim); /* with memory */
 ts_tensor *tg_like(ts_graph *g, const ts_tensor *x);
 ts_tensor *tg_factor(ts_graph *g, const ts_tensor *like); /* of tg_factor_dtype */
+ts_math tg_math(const ts_graph *g); /* how an op that is called now multiplies */
 ts_block *tg_scratch(ts_graph *g, size_t bytes); /* at least one byte; NULL makes the failure stick */
 int tg_check(ts_graph *g, ts_status st);         /* st sticks if it is a failure; 1 if it is TS_OK */
 /* Drop the inputs that were handed over with tg_move (inference). */

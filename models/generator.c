@@ -247,6 +247,14 @@ static ts_tensor *per_token(ts_graph *g, const ts_pyramid *p, int want_end)
     return y;
 }
 
+ts_tensor *generator_embed(ts_graph *g, const ts_generator *m, ts_tensor *input)
+{
+    const int before = tg_exact(g, 1); /* a small product; rounding what it reads is half of the error of bfloat16 logits */
+    ts_tensor *x = tg_linear(g, input, m->word_embed.w, m->word_embed.b);
+    tg_exact(g, before);
+    return x;
+}
+
 ts_tensor *generator_head(ts_graph *g, const ts_generator *m, ts_tensor *y)
 {
     return tg_linear(g, tg_move(y), m->head.w, m->head.b);
@@ -259,7 +267,7 @@ ts_tensor *generator_logits(ts_graph *g, const ts_generator *m, const int32_t *l
     modulation mod;
     transformer_modulate(g, &m->t, cond, &mod);
     ts_tensor *x = start_tokens(g, m, labels, B);
-    if (input) x = tg_concat_tokens(g, x, tg_linear(g, input, m->word_embed.w, m->word_embed.b));
+    if (input) x = tg_concat_tokens(g, x, generator_embed(g, m, input));
     x = tg_add_rows(g, x, tg_embedding(g, m->lvl_embed, per_token(g, &m->p, 0)));
     x = tg_add_rows(g, x, m->pos_1LC);
     return generator_head(g, m, transformer_forward(g, &m->t, x, &mod, per_token(g, &m->p, 1), keep, NULL));

@@ -54,6 +54,7 @@ ts_tensor *generator_loss(ts_graph *g, const ts_generator *m, ts_tensor *logits,
  * scale of such labels (B,p_0*p_0); and the head without its last step: (B,t,V), or u (B,t,M). */
 void generator_spread(const ts_generator *m, int32_t *to, const int32_t *labels, int64_t B);
 ts_tensor *generator_start(ts_graph *g, const ts_generator *m, ts_tensor *labels);
+ts_tensor *generator_embed(ts_graph *g, const ts_generator *m, ts_tensor *input_BtD); /* -> (B,t,C), multiplied in float32 */
 ts_tensor *generator_head(ts_graph *g, const ts_generator *m, ts_tensor *y_BtC);
 
 /* How many bits the model needs for each scale of these pictures: sums over the batch, added to bits[K]. Host arrays. */

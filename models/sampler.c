@@ -184,7 +184,7 @@ static ts_tensor *embedded(sampler *s, int k)
     if (k == 0) {
         x = generator_start(g, m, s->first);
     } else {
-        x = tg_linear(g, tg_move(s->next), m->word_embed.w, m->word_embed.b);
+        x = generator_embed(g, m, tg_move(s->next));
         if (s->rows > s->of.B) x = tg_twice(g, tg_move(x));
     }
     x = tg_add_rows(g, tg_move(x), tg_rows(g, m->lvl_embed, k, 1));
