@@ -1,10 +1,13 @@
-/* conv2d.c - convolution on the CPU, by oneDNN. Contract: tessera/op_conv2d.h. */
+/* conv2d.c - convolution on the CPU, by oneDNN, or by winograd.c where weights do not change. Contract: tessera/op_conv2d.h. */
 #include "tessera/op_conv2d.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "kernels/cpu/bias_grad.h"
 #include "kernels/cpu/onednn.h"
+#include "kernels/cpu/packed.h"
+#include "kernels/cpu/winograd.h"
 #include "tessera/op_linear.h"
 
 typedef struct {
@@ -137,15 +140,45 @@ size_t conv2d_scratch_cpu(ts_stream *s, const ts_conv2d *c, int backward)
     if (c->B == 0) return 0;
     const ts_linear l = as_linear(c);
     if (backward && pointwise(c)) return linear_scratch_cpu(s, &l, 1);
-    if (!backward) return larger(scratch_of(s, DNN_CONV_FWD, c, 0), scratch_of(s, DNN_CONV_FWD, c, 1));
+    if (!backward) {
+        const size_t direct = larger(scratch_of(s, DNN_CONV_FWD, c, 0), scratch_of(s, DNN_CONV_FWD, c, 1));
+        return winograd_takes(c) ? larger(direct, winograd_scratch(s, c)) : direct;
+    }
     const size_t products = larger(scratch_of(s, DNN_CONV_DX, c, 0), scratch_of(s, DNN_CONV_DW, c, 0));
     return larger(products, bias_grad_scratch(rows_of(c), c->O));
+}
+
+/* The weights as winograd_run takes them, made the first time; NULL when memory is out. */
+static float *winograd_copy(ts_stream *s, const float *w, const ts_conv2d *c)
+{
+    int is_new;
+    dnnl_memory_desc_t md;
+    const size_t numbers = winograd_weights(c);
+    dnnl_memory_desc_init_by_tag(&md, 1, (const dnnl_dims_t){ (dnnl_dim_t)numbers }, dnnl_f32, dnnl_a);
+    float *u = packed_get(s, w, &md, numbers * sizeof *u, 0, &is_new);
+    if (!u || !is_new) return u;
+
+    const ts_stored *stored = packed_stored(s, w);
+    float *plain = stored ? packed_expand(s, w, stored) : NULL;
+    if (stored && !plain) {
+        packed_forget(s, u);
+        return NULL;
+    }
+    winograd_transform(s, u, plain ? plain : w, c);
+    free(plain);
+    packed_release(s, w);
+    return u;
 }
 
 ts_status conv2d_fwd_cpu(ts_stream *s, float *y, const void *x, const float *w, const float *b, const ts_conv2d *c,
                          void *scratch)
 {
     if (c->B == 0) return TS_OK;
+    float *u = winograd_takes(c) && packed_constant(s, w) ? winograd_copy(s, w, c) : NULL;
+    if (u) {
+        winograd_run(s, y, x, u, b, c, scratch);
+        return TS_OK;
+    }
     dnn_plan *p;
     TS_TRY(plan(s, &p, DNN_CONV_FWD, c, b != NULL));
     return dnn_run(s, p, (void *[]){ (void *)x, (void *)w, y, (void *)b }, scratch);

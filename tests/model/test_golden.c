@@ -41,6 +41,7 @@ static ts_tokenizer *small(ts_device *d, int training)
     json_decref(o);
     T_OK(ts_tokenizer_new(&t, d, &c, training, 1));
     hash_weights(t->params, "small");
+    if (!training) T_OK(ts_params_freeze(t->params)); /* as those of a file that was loaded: convolutions may take another way */
     return t;
 }
 

@@ -337,6 +337,49 @@ T_TEST(an_image_does_not_depend_on_the_others)
     for (int i = 0; i < 2; i++) be->stream_free(streams[i]);
 }
 
+/* Weights that were declared constant may be used in another way: right still, and the same for every image, batch and thread count.
+ * Sizes that do not divide into tiles, channels that do not fill vectors, padding on one side. */
+T_TEST(constant_weights)
+{
+    static const ts_conv2d LAYERS[] = {
+        { 3, 33, 35, 40, 49, 3, 1, 1, 1, TS_MATH_F32, TS_F32 }, { 2, 34, 33, 32, 70, 3, 1, 0, 2, TS_MATH_F32, TS_F32 },
+        { 1, 32, 32, 160, 32, 3, 1, 1, 1, TS_MATH_F32, TS_F32 }, { 2, 36, 32, 33, 32, 3, 1, 2, 0, TS_MATH_F32, TS_F32 },
+        { 2, 32, 32, 40, 40, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 },
+    };
+    ts_stream *streams[2];
+    for (int i = 0; i < 2; i++) T_OK(be->stream_new(&streams[i], 0, i + 1));
+    for (size_t i = 0; i < sizeof LAYERS / sizeof *LAYERS; i++) {
+        ts_conv2d c = LAYERS[i];
+        const sizes n = sizes_of(&c);
+        const float *x = t_normals(n.x, 1, 1), *w = t_normals(n.w, 1, 2), *b = t_normals(c.O, 1, 3);
+        double *want = doubles(n.y);
+        for (int64_t j = 0; j < n.y; j++) want[j] = b[j % c.O];
+        oracle(&c, want, NULL, NULL, NULL, operand(x, n.x, c.math), operand(w, n.w, c.math));
+        t_buf *in = T_INF(x, n.x), *weights = T_INF(w, n.w), *bias = T_INF(b, c.O), *y[2], *alone = T_OUTF(n.y);
+        for (int t = 0; t < 2; t++) {
+            T_OK(be->mem_constant(streams[t], weights->dev, (size_t)n.w * sizeof(float), 1));
+            y[t] = T_OUTF(n.y);
+            for (int twice = 0; twice < 2; twice++)
+                T_OK(be->conv2d_fwd(streams[t], y[t]->dev, in->dev, weights->dev, bias->dev, &c,
+                                    T_SCRATCH(be->conv2d_scratch(streams[t], &c, 0))));
+            T_OK(be->stream_sync(streams[t]));
+            t_down(y[t]);
+            t_close("y of constant weights", T_F(y[t]), want, n.y, tolerance(c.k * c.k * c.C));
+        }
+        const int64_t B = c.B;
+        c.B = 1;
+        for (int64_t j = 0; j < B; j++)
+            T_OK(be->conv2d_fwd(streams[0], (float *)alone->dev + j * n.y / B, (float *)in->dev + j * n.x / B, weights->dev, bias->dev,
+                                &c, T_SCRATCH(be->conv2d_scratch(streams[0], &c, 0))));
+        T_OK(be->stream_sync(streams[0]));
+        t_down(alone);
+        T_TRUE(memcmp(y[0]->host, y[1]->host, (size_t)n.y * 4) == 0);
+        T_TRUE(memcmp(y[0]->host, alone->host, (size_t)n.y * 4) == 0);
+        for (int t = 0; t < 2; t++) T_OK(be->mem_constant(streams[t], weights->dev, 0, 0));
+    }
+    for (int i = 0; i < 2; i++) be->stream_free(streams[i]);
+}
+
 int main(void)
 {
     Suite *u = t_suite("op_conv2d");
@@ -352,5 +395,6 @@ int main(void)
     T_ADD(u, no_images);
     T_ADD1(u, a_refusal_names_the_shape);
     T_ADD(u, an_image_does_not_depend_on_the_others);
+    T_ADD(u, constant_weights);
     return t_run(u);
 }
