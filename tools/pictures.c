@@ -77,5 +77,5 @@ ts_status pictures_open_dir(int *lock, const char *dir)
             st = ts_fail(TS_E_BUSY, "%s: holds pictures already (%s), expected an empty or new folder", dir, e->d_name);
     }
     closedir(d);
-    return st;
+    return st == TS_OK ? ts_dir_clean(dir) : st;
 }
