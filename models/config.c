@@ -284,7 +284,6 @@ json_t *ts_tokenizer_config_json(const ts_tokenizer_config *c)
 
 /* --- generator --- */
 
-
 ts_status ts_generator_config_read(ts_generator_config *c, const json_t *o, const char *file)
 {
     memset(c, 0, sizeof *c);

@@ -31,6 +31,10 @@ ts_status bench_measure(bench_time *t, bench_fn *f, void *context, double second
  * not count, but for the `seconds`. empty NULL: nothing is done. */
 ts_status bench_measure_cold(bench_time *t, bench_fn *f, void *context, bench_fn *empty, void *empty_context, double seconds);
 
+/* A new temporary file in TMPDIR: a descriptor and its path; both are the caller's to close and to remove. */
+enum { BENCH_PATH = 4096 };
+ts_status bench_temp(char path[BENCH_PATH], int *fd);
+
 /* Deterministic values in [-1, 1): never zeros, which some hardware multiplies faster. */
 void bench_fill(float *x, int64_t n, uint64_t seed);
 

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tools/bench.h"
 #include "tools/bench_kernels.h"
 
 int kernel_counts_possible(const ts_device *d)
@@ -31,13 +32,12 @@ static ts_status read_lines(kernel_counts *c, FILE *f)
 
 ts_status kernel_count(kernel_counts *c, kernel *k, kernel_run *run)
 {
-    const char *folder = getenv("TMPDIR");
-    char path[4096];
-    snprintf(path, sizeof path, "%s/tessera-counts-XXXXXX", folder ? folder : "/tmp");
-    int fd = mkstemp(path);
-    FILE *f = fd < 0 ? NULL : fdopen(fd, "r");
+    char path[BENCH_PATH];
+    int fd;
     *c = (kernel_counts){ 0 };
-    if (!f) return ts_fail(TS_E_IO, "%s: a temporary file cannot be made", path);
+    TS_TRY(bench_temp(path, &fd));
+    FILE *f = fdopen(fd, "r");
+    if (!f) return ts_fail(TS_E_NOMEM, "out of host memory");
     setenv("TS_EMU_TRAFFIC", path, 1);
     setenv("TS_EMU_TRAFFIC_OF", "all", 1);
     ts_status st = run(k);

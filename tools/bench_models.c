@@ -1,5 +1,4 @@
 /* bench_models.c - speed of the models: tokenizing and decoding, sampling, training. Contract: bench.h. */
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -123,7 +122,7 @@ static void report_memory(const models *m)
 typedef struct {
     ts_image im;
     int side;
-    char path[4096];
+    char path[BENCH_PATH];
 } picture_file;
 
 static ts_status write_picture(void *context)
@@ -157,11 +156,9 @@ static ts_status time_picture(models *m, const char *name, bench_fn *f, picture_
 /* One PNG of the model's size, of smooth colours and some noise, as pictures have. */
 static ts_status bench_pictures(models *m)
 {
-    const char *tmp = getenv("TMPDIR");
     picture_file p = { .side = m->t->c.image_size };
-    snprintf(p.path, sizeof p.path, "%s/tessera-bench-XXXXXX", tmp ? tmp : P_tmpdir);
-    int fd = mkstemp(p.path);
-    if (fd < 0) return ts_fail(TS_E_IO, "%s: %s", p.path, strerror(errno));
+    int fd;
+    TS_TRY(bench_temp(p.path, &fd));
     close(fd);
     size_t n = (size_t)p.side * (size_t)p.side * 3;
     p.im = (ts_image){ p.side, p.side, malloc(n) };

@@ -1,7 +1,9 @@
 /* bench_time.c - contract: bench.h. */
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "host/log.h"
 #include "host/profile.h"
@@ -103,4 +105,12 @@ void bench_profile(json_t *o, int64_t per, const char *what)
         print_line("total", 0, wall / (double)per * 1e3, 1);
     }
     json_decref(lines);
+}
+
+ts_status bench_temp(char path[BENCH_PATH], int *fd)
+{
+    const char *folder = getenv("TMPDIR");
+    snprintf(path, BENCH_PATH, "%s/tessera-bench-XXXXXX", folder ? folder : P_tmpdir);
+    *fd = mkstemp(path);
+    return *fd < 0 ? ts_fail(TS_E_IO, "%s: %s", path, strerror(errno)) : TS_OK;
 }

@@ -241,7 +241,8 @@ template <class P> static choice *find(ts_convolver *v, const ts_conv2d *c)
     return v->choices = k;
 }
 
-/* The choice for this convolution, which the descriptors now stand for, and its room; NULL if cuDNN takes it not. */
+/* The choice for this convolution, which the descriptors now stand for, and its room; NULL if cuDNN does not take
+ * it. */
 template <class P> static choice *begin(ts_stream *s, const ts_conv2d *c, size_t *work)
 {
     ts_convolver *v = c->B > 0 && countable(c) ? open(s) : nullptr;

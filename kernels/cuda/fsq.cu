@@ -77,9 +77,9 @@ static __global__ void fsq_fwd_k1(float *value, int32_t *idx, const float *z, ts
         if ((int)threadIdx.x < c.rows) {
             int32_t sum = 0;
             for (int d = 0; d < q.D; d++) {
-                const float r = round_bounded(row[d], q, d), mid = (float)(q.level[d] / 2);
-                row[d] = (r + 0.0f) / mid; /* + 0 drops the sign of -0, which decode cannot know */
-                sum += (int32_t)(r + mid) * q.basis[d];
+                int32_t digit;
+                row[d] = value_of(row[d], q, d, &digit);
+                sum += digit * q.basis[d];
             }
             idx[n + threadIdx.x] = sum;
         }
@@ -119,14 +119,7 @@ static __global__ void fsq_decode_k1(float *value, const int32_t *idx, ts_fsq q,
     EACH_PIECE(n, N)
     {
         const piece c = piece_at(n, q, N, vectors);
-        if ((int)threadIdx.x < c.rows) {
-            int32_t rest = idx[n + threadIdx.x];
-            for (int d = 0; d < q.D; d++) {
-                const int32_t mid = q.level[d] / 2;
-                row[d] = (float)(rest % q.level[d] - mid) / (float)mid;
-                rest /= q.level[d];
-            }
-        }
+        if ((int)threadIdx.x < c.rows) values_of(row, idx[n + threadIdx.x], q);
         __syncthreads();
         store_rows(value, room, c, q);
         __syncthreads();

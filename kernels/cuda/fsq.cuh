@@ -21,6 +21,24 @@ static __device__ inline float round_bounded(float z, const ts_fsq &q, int d)
     return r < high ? r : high;
 }
 
+/* The value of one channel, and its digit. */
+static __device__ inline float value_of(float z, const ts_fsq &q, int d, int32_t *digit)
+{
+    const float r = round_bounded(z, q, d), mid = (float)(q.level[d] / 2);
+    *digit = (int32_t)(r + mid);
+    return (r + 0.0f) / mid; /* + 0 drops the sign of -0, which decode cannot know */
+}
+
+/* The values of an index: value[0..D-1]. */
+static __device__ inline void values_of(float *value, int32_t idx, const ts_fsq &q)
+{
+    for (int d = 0; d < q.D; d++) {
+        const int32_t mid = q.level[d] / 2;
+        value[d] = (float)(idx % q.level[d] - mid) / (float)mid;
+        idx /= q.level[d];
+    }
+}
+
 /* 1 - tanh^2(a/2) = 4 p (1 - p) = 4 e/(1 + e)^2 with e = exp(-|a|), p = sigmoid(a): no cancellation. */
 static __device__ inline float slope(float z, const ts_fsq &q, int d)
 {

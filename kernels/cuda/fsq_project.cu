@@ -95,13 +95,6 @@ static __device__ inline int rows_from(int64_t n, int most, const ts_fsq_project
     return p.N - n < most ? (int)(p.N - n) : most;
 }
 
-static __device__ inline float value_of(float z, const ts_fsq &q, int d, int32_t *digit)
-{
-    const float r = round_bounded(z, q, d), mid = (float)(q.level[d] / 2);
-    *digit = (int32_t)(r + mid);
-    return (r + 0.0f) / mid; /* + 0 drops the sign of -0, which decode cannot know */
-}
-
 static __global__ void fsq_project_fwd_k1(float *y, int32_t *idx, float *z, const float *x, ts_fsq_weights from, ts_fsq_project p,
                                           int most, int vectors)
 {
@@ -149,14 +142,7 @@ static __global__ void fsq_project_decode_k1(float *y, const int32_t *idx, ts_fs
     EACH_PIECE(n, most)
     {
         const int rows = rows_from(n, most, p);
-        if ((int)threadIdx.x < rows) {
-            int32_t rest = idx[n + threadIdx.x];
-            for (int d = 0; d < p.q.D; d++) {
-                const int32_t mid = p.q.level[d] / 2;
-                value[(int)threadIdx.x * places(p.q.D) + d] = (float)(rest % p.q.level[d] - mid) / (float)mid;
-                rest /= p.q.level[d];
-            }
-        }
+        if ((int)threadIdx.x < rows) values_of(value + (int)threadIdx.x * places(p.q.D), idx[n + threadIdx.x], p.q);
         __syncthreads();
         store_product(y + n * p.O, value, w.out, w.bias_out, rows, p.q.D, p.O, vectors);
         __syncthreads();

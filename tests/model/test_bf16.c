@@ -4,7 +4,7 @@
  * Two pairs of models: the demo's, trained; and one shaped like the published ones, with weights by the hash rule.
  */
 #include "models/generator.h"
-#include "tests/t.h"
+#include "tests/model/hash.h"
 
 /* What must hold of any model: relative error of the logits, share of equal tokens, PSNR between decoded pictures in dB. */
 static const double LOGITS = 2e-2, TOKENS = 0.97, PSNR = 40;
@@ -34,19 +34,6 @@ static void close_models(models *m)
     ts_device_close(m->d);
 }
 
-static void put_hash_weights(ts_params *p, const char *prefix)
-{
-    for (int i = 0; i < ts_params_count(p); i++) {
-        const ts_param *q = ts_params_at(p, i);
-        if (q->flags & TS_PARAM_FROZEN) continue;
-        char name[256];
-        snprintf(name, sizeof name, "%s.%s", prefix, q->name);
-        float *x = t_alloc((size_t)q->count * sizeof *x);
-        t_hash_weight(x, name, q->shape, q->rank);
-        T_OK(ts_params_put(p, &q->tensor, x));
-    }
-}
-
 static models hash_models(const ts_backend *be, ts_math math)
 {
     models m;
@@ -61,8 +48,8 @@ static models hash_models(const ts_backend *be, ts_math math)
     json_decref(o);
     T_OK(ts_tokenizer_new(&m.t, m.d, &t, 0, 1));
     T_OK(ts_generator_new(&m.m, m.d, &g, 0, 1));
-    put_hash_weights(m.t->params, "bf16.tokenizer");
-    put_hash_weights(m.m->params, "bf16.generator");
+    hash_weights(m.t->params, "bf16.tokenizer");
+    hash_weights(m.m->params, "bf16.generator");
     return m;
 }
 

@@ -4,26 +4,13 @@
  * largest value. Gradients pass through some 60 layers in both programs: 2e-4 for them. Indices and greedy tokens must be equal.
  */
 #include "models/generator.h"
-#include "tests/t.h"
+#include "tests/model/hash.h"
 
 enum { SIDE = 64, LATENT = 4, D = 8 };
 
 static const char AUTOENCODER[] =
     "{\"kind\":\"tokenizer\",\"image_size\":64,\"ch\":32,\"ch_mult\":[1,1,2,2,4],\"num_res_blocks\":2,\"z_channels\":8,"
     "\"patch_nums\":[1,2,3,4],\"quantizer\":{\"kind\":\"vq\",\"vocab_size\":64,\"share_quant_resi\":4}}";
-
-static void hash_weights(ts_params *p, const char *prefix)
-{
-    for (int i = 0; i < ts_params_count(p); i++) {
-        const ts_param *q = ts_params_at(p, i);
-        if (q->flags & TS_PARAM_FROZEN) continue;
-        char name[256];
-        snprintf(name, sizeof name, "%s.%s", prefix, q->name);
-        float *x = t_alloc((size_t)q->count * sizeof *x);
-        t_hash_weight(x, name, q->shape, q->rank);
-        T_OK(ts_params_put(p, &q->tensor, x));
-    }
-}
 
 static ts_device *open_device(const ts_backend *be)
 {
