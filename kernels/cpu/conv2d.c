@@ -1,4 +1,4 @@
-/* conv2d.c - convolution on the CPU, by oneDNN, or by winograd.c where weights do not change. Contract: tessera/op_conv2d.h. */
+/* conv2d.c - convolution on the CPU, by oneDNN, or by winograd.c where that is faster. Contract: tessera/op_conv2d.h. */
 #include "tessera/op_conv2d.h"
 
 #include <stdio.h>
@@ -135,17 +135,39 @@ static ts_linear as_linear(const ts_conv2d *c)
     return (ts_linear){ .N = rows_of(c), .I = c->C, .O = c->O, .math = c->math };
 }
 
+/* Scratch of winograd.c: transformed weights, unless they are kept, before the rest. */
+static size_t transformed_bytes(const ts_conv2d *c)
+{
+    return winograd_weights(c) * sizeof(float) + 64;
+}
+
+static size_t winograd_room(const ts_stream *s, const ts_conv2d *c)
+{
+    return transformed_bytes(c) + winograd_scratch(s, c);
+}
+
 size_t conv2d_scratch_cpu(ts_stream *s, const ts_conv2d *c, int backward)
 {
     if (c->B == 0) return 0;
     const ts_linear l = as_linear(c);
     if (backward && pointwise(c)) return linear_scratch_cpu(s, &l, 1);
     if (!backward) {
-        const size_t direct = larger(scratch_of(s, DNN_CONV_FWD, c, 0), scratch_of(s, DNN_CONV_FWD, c, 1));
-        return winograd_takes(c) ? larger(direct, winograd_scratch(s, c)) : direct;
+        if (winograd_takes(c)) return winograd_room(s, c);
+        return larger(scratch_of(s, DNN_CONV_FWD, c, 0), scratch_of(s, DNN_CONV_FWD, c, 1));
     }
-    const size_t products = larger(scratch_of(s, DNN_CONV_DX, c, 0), scratch_of(s, DNN_CONV_DW, c, 0));
-    return larger(products, bias_grad_scratch(rows_of(c), c->O));
+    size_t bytes = bias_grad_scratch(rows_of(c), c->O);
+    if (winograd_takes(c)) {
+        const ts_conv2d a = winograd_adjoint(c);
+        return larger(bytes, larger(winograd_room(s, &a), winograd_dw_scratch(s, c)));
+    }
+    return larger(bytes, larger(scratch_of(s, DNN_CONV_DX, c, 0), scratch_of(s, DNN_CONV_DW, c, 0)));
+}
+
+static void winograd(ts_stream *s, float *y, const float *x, const float *w, const float *b, const ts_conv2d *c, int adjoint, void *scratch)
+{
+    float *u = (float *)(((uintptr_t)scratch + 63) / 64 * 64);
+    winograd_transform(s, u, w, c, adjoint);
+    winograd_run(s, y, x, u, b, c, (char *)scratch + transformed_bytes(c));
 }
 
 /* The weights as winograd_run takes them, made the first time; NULL when memory is out. */
@@ -164,21 +186,29 @@ static float *winograd_copy(ts_stream *s, const float *w, const ts_conv2d *c)
         packed_forget(s, u);
         return NULL;
     }
-    winograd_transform(s, u, plain ? plain : w, c);
+    winograd_transform(s, u, plain ? plain : w, c, 0);
     free(plain);
     packed_release(s, w);
     return u;
+}
+
+static ts_status winograd_fwd(ts_stream *s, float *y, const float *x, const float *w, const float *b, const ts_conv2d *c, void *scratch)
+{
+    if (!packed_constant(s, w)) {
+        winograd(s, y, x, w, b, c, 0, scratch);
+        return TS_OK;
+    }
+    float *u = winograd_copy(s, w, c);
+    if (!u) return ts_fail(TS_E_NOMEM, "conv2d: no memory for %zu bytes of weights", winograd_weights(c) * sizeof *u);
+    winograd_run(s, y, x, u, b, c, scratch);
+    return TS_OK;
 }
 
 ts_status conv2d_fwd_cpu(ts_stream *s, float *y, const void *x, const float *w, const float *b, const ts_conv2d *c,
                          void *scratch)
 {
     if (c->B == 0) return TS_OK;
-    float *u = winograd_takes(c) && packed_constant(s, w) ? winograd_copy(s, w, c) : NULL;
-    if (u) {
-        winograd_run(s, y, x, u, b, c, scratch);
-        return TS_OK;
-    }
+    if (winograd_takes(c)) return winograd_fwd(s, y, x, w, b, c, scratch);
     dnn_plan *p;
     TS_TRY(plan(s, &p, DNN_CONV_FWD, c, b != NULL));
     return dnn_run(s, p, (void *[]){ (void *)x, (void *)w, y, (void *)b }, scratch);
@@ -191,6 +221,13 @@ ts_status conv2d_bwd_cpu(ts_stream *s, float *dx, float *dw, float *db, const fl
     const ts_linear l = as_linear(c);
     if (pointwise(c)) return linear_bwd_cpu(s, dx, dw, db, dy, x, w, &l, scratch);
 
+    if (winograd_takes(c)) {
+        const ts_conv2d a = winograd_adjoint(c);
+        if (dx) winograd(s, dx, dy, w, NULL, &a, 1, scratch);
+        if (dw) winograd_dw(s, dw, dy, x, c, scratch);
+        if (db) bias_grad(s, db, dy, rows_of(c), c->O, scratch);
+        return TS_OK;
+    }
     dnn_plan *p;
     if (dx) {
         TS_TRY(plan(s, &p, DNN_CONV_DX, c, 0));

@@ -1,7 +1,8 @@
-/* winograd.h - 3x3 convolutions of stride 1 in float32 with 2.25 times fewer multiplications, for weights that do not change.
+/* winograd.h - 3x3 convolutions of stride 1 in float32, and their gradients, with 2.25 times fewer multiplications.
  *
  * Letters   a tile is 2x2 outputs and the 4x4 inputs they see; g a kernel of 3x3, d the inputs of a tile, for one pair of channels
  * Formula   F(2x2, 3x3):  outputs = A' [ (G g G') . (B' d B) ] A,  . element by element, summed over the input channels
+ *           dx is the same of dy, kernels turned round;  dg = G' [ sum over tiles of (A dy A') . (B' d B) ] G
  * Source    Lavin & Gray 2015, arXiv:1509.09308. The sums over channels are 16 matrix products over all tiles.
  * Accuracy  about twice the rounding error of the plain sum. A tile's result depends on nothing but its inputs.
  */
@@ -15,11 +16,19 @@ int winograd_takes(const ts_conv2d *c);
 
 size_t winograd_scratch(const ts_stream *s, const ts_conv2d *c); /* bytes */
 
-/* Floats of the transformed weights, and making them of w (O,3,3,C). */
+/* The convolution that makes dx of dy: its C is O here, its O is C here. */
+ts_conv2d winograd_adjoint(const ts_conv2d *c);
+
+/* Floats of the transformed weights, and making them: of w (O,3,3,C), or where c is an adjoint (winograd_adjoint), of the w
+ * (C,3,3,O in its letters) of the convolution that it is one of. */
 size_t winograd_weights(const ts_conv2d *c);
-void winograd_transform(const ts_stream *s, float *u, const float *w, const ts_conv2d *c);
+void winograd_transform(const ts_stream *s, float *u, const float *w, const ts_conv2d *c, int adjoint);
 
 /* y (B,Yo,Xo,O) from x (B,Y,X,C), transformed weights u and b (O) or NULL. */
 void winograd_run(const ts_stream *s, float *y, const float *x, float *u, const float *b, const ts_conv2d *c, void *scratch);
+
+/* dw (O,3,3,C) += what comes of dy (B,Yo,Xo,O) and x (B,Y,X,C). The same bits for every number of threads. */
+size_t winograd_dw_scratch(const ts_stream *s, const ts_conv2d *c); /* bytes */
+void winograd_dw(const ts_stream *s, float *dw, const float *dy, const float *x, const ts_conv2d *c, void *scratch);
 
 #endif

@@ -380,6 +380,38 @@ T_TEST(constant_weights)
     for (int i = 0; i < 2; i++) be->stream_free(streams[i]);
 }
 
+/* Layers that the CPU computes in a way of its own (kernels/cpu/winograd.c), with channels that do not fill vectors and more of them
+ * than are added up together. The gradients of weights are the same for every number of threads there. */
+T_TEST(wide_layers)
+{
+    static const ts_conv2d LAYERS[] = {
+        { 3, 9, 11, 40, 49, 3, 1, 1, 1, TS_MATH_F32, TS_F32 }, { 2, 9, 8, 32, 70, 3, 1, 0, 2, TS_MATH_F32, TS_F32 },
+        { 1, 8, 8, 170, 33, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },  { 2, 11, 8, 33, 170, 3, 1, 2, 0, TS_MATH_F32, TS_F32 },
+        { 1, 10, 10, 32, 32, 3, 1, 0, 0, TS_MATH_F32, TS_F32 },
+    };
+    enum { COUNTS = 3 };
+    ts_stream *streams[COUNTS];
+    for (int t = 0; t < COUNTS; t++) T_OK(be->stream_new(&streams[t], 0, 1 + 3 * t));
+    for (size_t i = 0; i < sizeof LAYERS / sizeof *LAYERS; i++) {
+        const ts_conv2d c = LAYERS[i];
+        const sizes n = sizes_of(&c);
+        const float *x = t_normals(n.x, 1, 1), *w = t_normals(n.w, 1, 2), *dy = t_normals(n.y, 1, 3);
+        check_fwd(be, s, &c, x, w, t_normals(c.O, 1, 3));
+        check_fwd(be, s, &c, x, w, NULL);
+        for (int wanted = 1; wanted < 8; wanted++) check_bwd(be, s, &c, x, w, wanted);
+        t_buf *dw[COUNTS];
+        for (int t = 0; t < COUNTS; t++) {
+            dw[t] = T_INF(w, n.w);
+            T_OK(be->conv2d_bwd(streams[t], NULL, dw[t]->dev, NULL, T_INF(dy, n.y)->dev, T_INF(x, n.x)->dev, T_INF(w, n.w)->dev, &c,
+                                T_SCRATCH(be->conv2d_scratch(streams[t], &c, 1))));
+            T_OK(be->stream_sync(streams[t]));
+            t_down(dw[t]);
+            T_TRUE(memcmp(dw[t]->host, dw[0]->host, dw[0]->bytes) == 0);
+        }
+    }
+    for (int t = 0; t < COUNTS; t++) be->stream_free(streams[t]);
+}
+
 int main(void)
 {
     Suite *u = t_suite("op_conv2d");
@@ -396,5 +428,6 @@ int main(void)
     T_ADD1(u, a_refusal_names_the_shape);
     T_ADD(u, an_image_does_not_depend_on_the_others);
     T_ADD(u, constant_weights);
+    T_ADD(u, wide_layers);
     return t_run(u);
 }
