@@ -428,6 +428,6 @@ int main(void)
     T_ADD1(u, a_refusal_names_the_shape);
     T_ADD(u, an_image_does_not_depend_on_the_others);
     T_ADD(u, constant_weights);
-    T_ADD(u, wide_layers);
+    T_ADD1(u, wide_layers);
     return t_run(u);
 }
