@@ -6,9 +6,9 @@
  *           a[t,u] = scale * q[t].k[u]   for u < end[t], else minus infinity;   out[t] = sum_u softmax_u(a[t,u]) v[u]
  *           end[t] is the end of the segment of t: a token sees its own segment and all earlier ones. NULL: sees all.
  * Source    arXiv:2404.02905 (attn_l2_norm); online softmax arXiv:1805.02867.
- * Accuracy  float32 throughout, but for what dtype says; with TS_MATH_BF16 a backend may round q, k, v and the softmax's exponentials to
- *           bfloat16 before the two products of forward (CUDA does, where a head fits into shared memory); backward is
- *           float32 whatever forward was. An image's result does not depend on B or on the thread count (bit for bit);
+ * Accuracy  float32 throughout, but for what dtype says; with TS_MATH_BF16 a backend may round q, k, v, dout, the softmax's
+ *           exponentials and the gradients of scores to bfloat16 before products, whose sums are float32 (CUDA does, where a
+ *           head fits into shared memory; the CPU does not). An image's result does not depend on B or on the thread count (bit for bit);
  *           the cached form gives the same numbers as the masked form up to rounding.
  */
 #ifndef TS_OP_ATTENTION_H
@@ -25,7 +25,7 @@ typedef struct {
     float scale;
     int64_t pos;   /* cached form: tokens already in the cache                          */
     int64_t T_max; /* cached form: tokens that the cache has room for, pos + T <= T_max */
-    ts_math math;  /* of forward; backward is float32                                   */
+    ts_math math;  /* of forward and backward, the same in both                         */
     ts_dtype dtype; /* without bwd: TS_F32, or TS_BF16: keys (normalised) and values are rounded to nearest even, the cache holds them
                      * so, and out is rounded, too. Sums are float32. */
 } ts_attention;

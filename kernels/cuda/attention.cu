@@ -4,22 +4,14 @@
  * softmax); backward recomputes the probabilities from lse, once by tiles of queries for dq and once by tiles of keys
  * for dk and dv. Every number has one owner and sums run in ascending order, so nothing depends on the launch. Heads
  * too wide for shared memory are read where they lie, and sums are kept where the results go. With TS_MATH_BF16
- * attention_mma.cu does the forward. */
+ * attention_mma.cu and attention_mma_bwd.cu do the work where heads fit there. */
 #include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/bf16.cuh"
 #include "tessera/exact.h"
 
 enum { WARPS = 4, ROWS = TILE / WARPS }; /* a warp owns ROWS rows of a tile, a lane a column */
 
-static const float SMALLEST_NORM = 1e-12f;
 static const float LARGEST_SCALE_MUL = 4.60517019f; /* log 100 */
-
-static __device__ inline float inverse_norm(const float *x, int c, int lane)
-{
-    float sum = 0;
-    for (int i = lane; i < c; i += WARP) sum = fmaf(x[i], x[i], sum);
-    const float norm = sqrtf(warp_sum(sum));
-    return 1 / (norm < SMALLEST_NORM ? SMALLEST_NORM : norm);
-}
 
 /* A warp is one query: its factor, and that of the key beside it unless k_factor is NULL. */
 static __global__ void factors_k1(float *q_factor, float *k_factor, const float *qkv, const float *scale_mul,
@@ -169,17 +161,22 @@ static ts_status check(const ts_attention *a)
     return ts_fail(TS_E_ARG, "attention: %lld images and %lld heads, at most 65535", (long long)a->B, (long long)a->H);
 }
 
-static ts_status forward(ts_stream *s, const job &j, int64_t B, ts_math math)
+/* Whether the products of this call round their operands. */
+static bool rounds(const ts_stream *s, const ts_attention *a)
 {
-    bool done = B == 0 || j.T == 0;
-    if (!done && math == TS_MATH_BF16) TS_TRY(attention_mma(s, &done, j, B));
-    if (done) return TS_OK;
+    return a->math == TS_MATH_BF16 && attention_mma_fits(s, (int)a->c);
+}
+
+static ts_status forward(ts_stream *s, const job &j, const ts_attention *a)
+{
+    if (a->B == 0 || a->T == 0) return TS_OK;
+    if (rounds(s, a)) return attention_mma_fwd(s, j, a->B);
     int staged;
     const size_t bytes = shared_bytes(s, 4, 1, j.c, &staged);
     TS_TRY(ts_cuda(
         cudaFuncSetAttribute((const void *)attention_fwd_k1, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
         "attention"));
-    return TS_LAUNCH(attention_fwd_k1, dim3((unsigned)((j.T + TILE - 1) / TILE), (unsigned)j.H, (unsigned)B),
+    return TS_LAUNCH(attention_fwd_k1, dim3((unsigned)((j.T + TILE - 1) / TILE), (unsigned)j.H, (unsigned)a->B),
                      WARPS * WARP, bytes, s, j, staged);
 }
 
@@ -192,9 +189,9 @@ static ts_status factors(ts_stream *s, float *q_factor, float *k_factor, const f
                      scale_mul, a->scale, rows, a->T, a->H, (int)a->c);
 }
 
-static int64_t tiles_of(const ts_attention *a)
+static int64_t tiles_of(const ts_attention *a, int tile)
 {
-    return (a->T + TILE - 1) / TILE;
+    return (a->T + tile - 1) / tile;
 }
 
 /* Scratch: factors of queries and keys; backward also delta and the parts of dscale_mul. */
@@ -202,7 +199,7 @@ size_t attention_scratch_cuda(ts_stream *s, const ts_attention *a, int backward)
 {
     (void)s;
     const int64_t rows = a->B * a->H * a->T;
-    return sizeof(float) * (size_t)(2 * rows + (backward ? rows + a->B * a->H * tiles_of(a) : 0));
+    return sizeof(float) * (size_t)(2 * rows + (backward ? rows + a->B * a->H * tiles_of(a, TILE) : 0));
 }
 
 static job masked(const float *qkv, const int32_t *end, const ts_attention *a, float *scratch)
@@ -232,7 +229,7 @@ ts_status attention_fwd_cuda(ts_stream *s, void *out, float *lse, const float *q
     job j = masked(qkv, end, a, q_factor);
     j.out = (float *)out;
     j.lse = lse;
-    return forward(s, j, a->B, a->math);
+    return forward(s, j, a);
 }
 
 /* A warp copies one head's key and value of a new token behind those in the cache. */
@@ -273,21 +270,23 @@ ts_status attention_cached_cuda(ts_stream *s, void *out, void *keys, void *value
     j.kv_image = a->T_max * C;
     j.kv_token = C;
     j.out = (float *)out;
-    return forward(s, j, a->B, a->math);
+    return forward(s, j, a);
 }
 
 /* ---- backward ---- */
 
-/* delta (B,H,T) = dout.out, a warp each. */
+/* delta (B,H,T) = dout.out, a warp each. rounded: dout as the products of attention_mma_bwd.cu see it, so that ds is
+ * zero of a query that sees one key. */
 static __global__ void delta_k1(float *delta, const float *dout, const float *out, int64_t rows, int64_t T, int64_t H,
-                                int c)
+                                int c, int rounded)
 {
     const int lane = threadIdx.x % WARP;
     const int64_t n = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / WARP;
     if (n >= rows) return;
     const int64_t at = ((n / T / H * T + n % T) * H + n / T % H) * c;
     float sum = 0;
-    for (int i = lane; i < c; i += WARP) sum = fmaf(dout[at + i], out[at + i], sum);
+    for (int i = lane; i < c; i += WARP)
+        sum = fmaf(rounded ? bf16_round(dout[at + i]) : dout[at + i], out[at + i], sum);
     sum = warp_sum(sum);
     if (lane == 0) delta[n] = sum;
 }
@@ -300,18 +299,6 @@ static __device__ inline void score_gradient(float *p, float *ds, const job &j, 
     if (u >= end_of(j, t)) return;
     *p = ts_expf(score(j, head, t, u, q, k) - j.fwd_lse[head * j.T + t]);
     *ds = *p * (dot(g, v, j.c) - j.delta[head * j.T + t]);
-}
-
-/* dx = the gradient of x, from g, that of factor*x, where factor = scale/max(|x|, smallest): through the norm only
- * where x is longer. A warp; along = x.g */
-static __device__ inline void through_norm(float *dx, const float *x, const float *g, float factor, float inverse,
-                                           bool normalised, int c, int lane)
-{
-    float along = 0;
-    for (int i = lane; i < c; i += WARP) along = fmaf(x[i], g[i], along);
-    along = warp_sum(along);
-    along = normalised && inverse < 1 / SMALLEST_NORM ? inverse * inverse * along : 0.0f;
-    for (int i = lane; i < c; i += WARP) dx[i] = factor * fmaf(-along, x[i], g[i]);
 }
 
 /* dq of one tile of queries, and its part of sum_t (factor q).dq, the gradient of scale_mul. */
@@ -432,31 +419,38 @@ static __global__ void scale_mul_k1(float *dscale_mul, const float *parts, const
     }
 }
 
+static ts_status backward(ts_stream *s, const job &j, const ts_attention *a, int normalised)
+{
+    int staged;
+    const size_t bytes = shared_bytes(s, 6, 2, j.c, &staged);
+    const dim3 grid((unsigned)tiles_of(a, TILE), (unsigned)a->H, (unsigned)a->B);
+    const cudaFuncAttribute most = cudaFuncAttributeMaxDynamicSharedMemorySize;
+    TS_TRY(ts_cuda(cudaFuncSetAttribute((const void *)attention_dq_k1, most, (int)bytes), "attention"));
+    TS_TRY(ts_cuda(cudaFuncSetAttribute((const void *)attention_dkv_k1, most, (int)bytes), "attention"));
+    TS_TRY(TS_LAUNCH(attention_dq_k1, grid, WARPS * WARP, bytes, s, j, normalised, staged));
+    return TS_LAUNCH(attention_dkv_k1, grid, WARPS * WARP, bytes, s, j, normalised, staged);
+}
+
 ts_status attention_bwd_cuda(ts_stream *s, float *dqkv, float *dscale_mul, const float *dout, const float *out,
                              const float *lse, const float *qkv, const float *scale_mul, const int32_t *end,
                              const ts_attention *a, void *scratch)
 {
-    const int64_t rows = a->B * a->H * a->T, tiles = tiles_of(a);
+    const int64_t rows = a->B * a->H * a->T;
+    const int rounded = rounds(s, a), normalised = scale_mul != nullptr;
     TS_TRY(check(a));
     if (rows == 0) return TS_OK;
     float *q_factor = (float *)scratch, *k_factor = q_factor + rows, *delta = k_factor + rows, *parts = delta + rows;
     TS_TRY(factors(s, q_factor, k_factor, qkv, scale_mul, a));
     TS_TRY(TS_LAUNCH(delta_k1, (unsigned)((rows * WARP + BLOCK - 1) / BLOCK), BLOCK, 0, s, delta, dout, out, rows, a->T,
-                     a->H, (int)a->c));
+                     a->H, (int)a->c, rounded));
     job j = masked(qkv, end, a, q_factor);
     j.dout = dout;
     j.fwd_lse = lse;
     j.delta = delta;
     j.dqkv = dqkv;
     j.dmul = parts;
-    int staged;
-    const size_t bytes = shared_bytes(s, 6, 2, j.c, &staged);
-    const dim3 grid((unsigned)tiles, (unsigned)a->H, (unsigned)a->B);
-    const cudaFuncAttribute most = cudaFuncAttributeMaxDynamicSharedMemorySize;
-    TS_TRY(ts_cuda(cudaFuncSetAttribute((const void *)attention_dq_k1, most, (int)bytes), "attention"));
-    TS_TRY(ts_cuda(cudaFuncSetAttribute((const void *)attention_dkv_k1, most, (int)bytes), "attention"));
-    TS_TRY(TS_LAUNCH(attention_dq_k1, grid, WARPS * WARP, bytes, s, j, scale_mul != nullptr, staged));
-    TS_TRY(TS_LAUNCH(attention_dkv_k1, grid, WARPS * WARP, bytes, s, j, scale_mul != nullptr, staged));
-    if (!scale_mul) return TS_OK;
-    return TS_LAUNCH(scale_mul_k1, ts_blocks(a->H), BLOCK, 0, s, dscale_mul, parts, scale_mul, a->B, a->H, tiles);
+    TS_TRY(rounded ? attention_mma_bwd(s, j, a->B, normalised) : backward(s, j, a, normalised));
+    if (!normalised) return TS_OK;
+    return TS_LAUNCH(scale_mul_k1, ts_blocks(a->H), BLOCK, 0, s, dscale_mul, parts, scale_mul, a->B, a->H,
+                     tiles_of(a, rounded ? MMA_TILE : TILE));
 }

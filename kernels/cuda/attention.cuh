@@ -1,12 +1,12 @@
-/* attention.cuh - what the two forward kernels of attention share: attention.cu in float32, attention_mma.cu on tensor
- * cores. */
+/* attention.cuh - what the kernels of attention share: attention.cu in float32, attention_mma.cu (forward) and
+ * attention_mma_bwd.cu on tensor cores. */
 #ifndef TS_CUDA_ATTENTION_CUH
 #define TS_CUDA_ATTENTION_CUH
 
 #include "kernels/cuda/launch.cuh"
 #include "tessera/op_attention.h"
 
-enum { TILE = 32 };
+enum { TILE = 32, MMA_TILE = 64 }; /* queries or keys of a tile; those of a block on tensor cores */
 
 /* One call. Keys and values of the masked form lie in qkv, those of the cached form in the cache. */
 struct job {
@@ -34,8 +34,34 @@ static __device__ inline int64_t end_of(const job &j, int64_t t)
     return t >= j.T ? 0 : j.end ? j.end[t] : j.keys;
 }
 
-/* Forward with operands rounded to bfloat16. *done: false for heads too wide for shared memory, of which nothing was
- * done. */
-ts_status attention_mma(ts_stream *s, bool *done, job j, int64_t B);
+static const float SMALLEST_NORM = 1e-12f;
+
+static __device__ inline float inverse_norm(const float *x, int c, int lane)
+{
+    float sum = 0;
+    for (int i = lane; i < c; i += WARP) sum = fmaf(x[i], x[i], sum);
+    const float norm = sqrtf(warp_sum(sum));
+    return 1 / (norm < SMALLEST_NORM ? SMALLEST_NORM : norm);
+}
+
+/* dx = the gradient of x, from g, that of factor*x, where factor = scale/max(|x|, smallest): through the norm only
+ * where x is longer. A warp; along = x.g. g may be dx. */
+static __device__ inline void through_norm(float *dx, const float *x, const float *g, float factor, float inverse,
+                                           bool normalised, int c, int lane)
+{
+    float along = 0;
+    for (int i = lane; i < c; i += WARP) along = fmaf(x[i], g[i], along);
+    along = warp_sum(along);
+    along = normalised && inverse < 1 / SMALLEST_NORM ? inverse * inverse * along : 0.0f;
+    for (int i = lane; i < c; i += WARP) dx[i] = factor * fmaf(-along, x[i], g[i]);
+}
+
+/* Heads that are not too wide for shared memory. */
+bool attention_mma_fits(const ts_stream *s, int c);
+
+/* With operands rounded to bfloat16, of heads that fit. In backward delta is that of rounded gradients of the output,
+ * and dmul (B,H,tiles of MMA_TILE queries). */
+ts_status attention_mma_fwd(ts_stream *s, job j, int64_t B);
+ts_status attention_mma_bwd(ts_stream *s, job j, int64_t B, int normalised);
 
 #endif

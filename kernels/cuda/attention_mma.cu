@@ -1,23 +1,12 @@
 /* attention_mma.cu - the forward of attention on tensor cores, in bfloat16. Contracts: tessera/op_attention.h,
  * attention.cuh.
  *
- * A block has QUERIES queries, a warp ROWS of them, against tiles of TILE keys. Queries, keys and values lie in shared
+ * A block has MMA_TILE queries, a warp ROWS of them, against tiles of TILE keys. Queries, keys and values lie in shared
  * memory rounded to bfloat16; scores, maxima, sums and the output so far are float32. A warp takes its rows of scores
  * as a product, turns them into weights (online softmax, a lane for each key), and adds the product of weights and
- * values to its rows of the output. Factors are applied to scores in float32.
- *
- * A product adds what a weight of zero hides, too: zero times NaN is NaN. So numbers of values that are not finite
- * become zeros and their keys are marked, and a query that sees a marked key gets NaN. */
-#include <cuda_bf16.h>
-#include <mma.h>
-
-#include "kernels/cuda/attention.cuh"
-#include "kernels/cuda/bf16.cuh"
-#include "tessera/exact.h"
-
-namespace wmma = nvcuda::wmma;
-
-enum { SIDE = 16, ROWS = SIDE, WARPS = 4, QUERIES = WARPS * ROWS };
+ * values to its rows of the output. Factors are applied to scores in float32. Values that are not finite are marked
+ * (attention_mma.cuh). */
+#include "kernels/cuda/attention_mma.cuh"
 
 /* Floats or bfloat16 numbers between rows: eight more than there are, against bank conflicts. */
 enum { SCORE_STRIDE = TILE + 8, WEIGHT_STRIDE = TILE + 8 };
@@ -28,16 +17,11 @@ struct places {
     int stride; /* of q, k, v, and of out */
 };
 
-static __host__ __device__ inline int stride_of(int width)
-{
-    return width + 8;
-}
-
 /* Bytes for heads of `width` channels, a multiple of SIDE. */
 static size_t shared_bytes(int width)
 {
-    return sizeof(uint16_t) * (size_t)((QUERIES + 2 * TILE) * stride_of(width) + QUERIES * WEIGHT_STRIDE) +
-           sizeof(float) * (size_t)(QUERIES * SCORE_STRIDE + QUERIES * stride_of(width));
+    return sizeof(uint16_t) * (size_t)((MMA_TILE + 2 * TILE) * stride_of(width) + MMA_TILE * WEIGHT_STRIDE) +
+           sizeof(float) * (size_t)(MMA_TILE * SCORE_STRIDE + MMA_TILE * stride_of(width));
 }
 
 static __device__ inline places divide(unsigned char *shared, int width)
@@ -45,69 +29,12 @@ static __device__ inline places divide(unsigned char *shared, int width)
     places m;
     m.stride = stride_of(width);
     m.q = (uint16_t *)shared;
-    m.k = m.q + QUERIES * m.stride;
+    m.k = m.q + MMA_TILE * m.stride;
     m.v = m.k + TILE * m.stride;
     m.p = m.v + TILE * m.stride;
-    m.scores = (float *)(m.p + QUERIES * WEIGHT_STRIDE);
-    m.out = m.scores + QUERIES * SCORE_STRIDE;
+    m.scores = (float *)(m.p + MMA_TILE * WEIGHT_STRIDE);
+    m.out = m.scores + MMA_TILE * SCORE_STRIDE;
     return m;
-}
-
-static __device__ inline const __nv_bfloat16 *as_bf16(const uint16_t *p)
-{
-    return (const __nv_bfloat16 *)p;
-}
-
-static __device__ inline bool finite(uint16_t x)
-{
-    return (x & 0x7f80) != 0x7f80;
-}
-
-/* Four numbers from x on, those of them that come before `left`. quads: x is aligned and left a multiple of four. */
-static __device__ inline float4 four_of(const float *x, int left, int quads)
-{
-    float4 v = { 0, 0, 0, 0 };
-    if (left <= 0) return v;
-    if (quads) return load4(x);
-    v.x = x[0];
-    if (left > 1) v.y = x[1];
-    if (left > 2) v.z = x[2];
-    if (left > 3) v.w = x[3];
-    return v;
-}
-
-/* Rows t0.. of `from`, n in all, rounded; zeros behind them and behind their c channels. bad: where rows with numbers
- * that are not finite leave `mark`; or NULL. */
-static __device__ inline void load_rounded(uint16_t *to, int stride, const float *from, int64_t token, int64_t t0,
-                                           int64_t n, int rows, const job &j, int width, int *bad, int mark)
-{
-    for (int i = (int)threadIdx.x * 4; i < rows * width; i += (int)blockDim.x * 4) {
-        const int row = i / width, at = i % width;
-        const float4 v = four_of(from + (t0 + row) * token + at, t0 + row < n ? j.c - at : 0, j.quads);
-        uint16_t a = bf16_narrow(v.x), b = bf16_narrow(v.y), c = bf16_narrow(v.z), d = bf16_narrow(v.w);
-        if (bad && !(finite(a) && finite(b) && finite(c) && finite(d))) {
-            a = b = c = d = 0;
-            atomicMax(bad + row, mark);
-        }
-        *(uint64_t *)(to + row * stride + at) = a | (uint64_t)b << 16 | (uint64_t)c << 32 | (uint64_t)d << 48;
-    }
-}
-
-/* scores (ROWS, TILE) = queries of this warp . keys */
-static __device__ inline void multiply_keys(const places &m, int row0, int width)
-{
-    for (int u = 0; u < TILE; u += SIDE) {
-        wmma::fragment<wmma::accumulator, SIDE, SIDE, SIDE, float> sum;
-        wmma::fill_fragment(sum, 0.0f);
-        for (int i = 0; i < width; i += SIDE) {
-            wmma::fragment<wmma::matrix_a, SIDE, SIDE, SIDE, __nv_bfloat16, wmma::row_major> q;
-            wmma::fragment<wmma::matrix_b, SIDE, SIDE, SIDE, __nv_bfloat16, wmma::col_major> k;
-            wmma::load_matrix_sync(q, as_bf16(m.q + row0 * m.stride + i), (unsigned)m.stride);
-            wmma::load_matrix_sync(k, as_bf16(m.k + u * m.stride + i), (unsigned)m.stride);
-            wmma::mma_sync(sum, q, k, sum);
-        }
-        wmma::store_matrix_sync(m.scores + row0 * SCORE_STRIDE + u, sum, (unsigned)SCORE_STRIDE, wmma::mem_row_major);
-    }
 }
 
 /* out (ROWS, width) += weights of this warp . values */
@@ -128,33 +55,26 @@ static __device__ inline void multiply_values(const places &m, int row0, int wid
     }
 }
 
-/* A row of bfloat16 weights, one of each lane; lanes write in pairs. */
-static __device__ inline void put_weights(uint16_t *p, float e, int lane)
-{
-    const uint32_t mine = bf16_narrow(e), next = (uint32_t)__shfl_down_sync(ALL_LANES, (int)mine, 1);
-    if (lane % 2 == 0) *(uint32_t *)(p + lane) = mine | next << 16;
-}
-
-static __global__ void attention_mma_k1(job j, int width)
+static __global__ void __launch_bounds__(WARPS *WARP, 4) attention_mma_k1(job j, int width)
 {
     TS_SHARED(shared);
     __shared__ int bad[TILE];
     const places m = divide(shared, width);
     const int c = j.c, lane = threadIdx.x % WARP, row0 = (int)threadIdx.x / WARP * ROWS;
-    const int64_t t0 = (int64_t)blockIdx.x * QUERIES, h = blockIdx.y, b = blockIdx.z, head = b * j.H + h, C = j.H * c;
+    const int64_t t0 = (int64_t)blockIdx.x * MMA_TILE, h = blockIdx.y, b = blockIdx.z, head = b * j.H + h, C = j.H * c;
     const float *keys = j.k + b * j.kv_image + h * c, *values = j.v + b * j.kv_image + h * c;
-    const int64_t last = (t0 + QUERIES < j.T ? t0 + QUERIES : j.T) - 1;
+    const int64_t last = (t0 + MMA_TILE < j.T ? t0 + MMA_TILE : j.T) - 1;
     const int64_t most = end_of(j, last); /* end never decreases */
     const int rows = (int)(last + 1 - t0 - row0); /* of this warp; it may have none, or more than ROWS */
     float max[ROWS], sum[ROWS];
 
-    load_rounded(m.q, m.stride, j.q + b * j.q_image + h * c, j.q_token, t0, j.T, QUERIES, j, width, nullptr, 0);
+    load_rounded(m.q, m.stride, j.q + b * j.q_image + h * c, j.q_token, t0, j.T, MMA_TILE, j, width, nullptr, 0);
     for (int i = lane; i < ROWS * width; i += WARP) m.out[(row0 + i / width) * m.stride + i % width] = 0;
     if (threadIdx.x < TILE) bad[threadIdx.x] = 0;
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         max[r] = -INFINITY, sum[r] = 0;
-        put_weights(m.p + (row0 + r) * WEIGHT_STRIDE, 0, lane);
+        put_row(m.p + (row0 + r) * WEIGHT_STRIDE, 0, lane);
     }
     for (int64_t u0 = 0; u0 < most; u0 += TILE) {
         const int mark = (int)(u0 / TILE) + 1;
@@ -163,7 +83,7 @@ static __global__ void attention_mma_k1(job j, int width)
         load_rounded(m.v, m.stride, values, j.kv_token, u0, j.keys, TILE, j, width, bad, mark);
         __syncthreads();
         if (rows <= 0) continue;
-        multiply_keys(m, row0, width);
+        multiply_rows(m.scores + row0 * SCORE_STRIDE, SCORE_STRIDE, m.q + row0 * m.stride, m.k, m.stride, width);
         __syncwarp();
         const float k_factor = j.k_factor && u0 + lane < j.keys ? j.k_factor[head * j.T + u0 + lane] : 1.0f;
         const bool broken = bad[lane] == mark;
@@ -179,7 +99,7 @@ static __global__ void attention_mma_k1(job j, int width)
             const float keep = max[r] == -INFINITY ? 0.0f : ts_expf(max[r] - top);
             sum[r] = fmaf(sum[r], keep, warp_sum(e));
             max[r] = top;
-            put_weights(m.p + (row0 + r) * WEIGHT_STRIDE, e, lane);
+            put_row(m.p + (row0 + r) * WEIGHT_STRIDE, e, lane);
             if (keep == 1) continue;
             for (int i = lane; i < width; i += WARP) m.out[(row0 + r) * m.stride + i] *= keep;
         }
@@ -197,17 +117,20 @@ static __global__ void attention_mma_k1(job j, int width)
     }
 }
 
-ts_status attention_mma(ts_stream *s, bool *done, job j, int64_t B)
+bool attention_mma_fits(const ts_stream *s, int c)
 {
     enum { STATIC = 1 << 10 };
-    const int width = (j.c + SIDE - 1) / SIDE * SIDE;
+    return shared_bytes(width_of(c)) + STATIC <= s->most_shared;
+}
+
+ts_status attention_mma_fwd(ts_stream *s, job j, int64_t B)
+{
+    const int width = width_of(j.c);
     const size_t bytes = shared_bytes(width);
-    *done = bytes + STATIC <= s->most_shared;
-    if (!*done) return TS_OK;
     j.quads = j.c % 4 == 0 && ts_aligned(j.q) && ts_aligned(j.k) && ts_aligned(j.v);
     TS_TRY(ts_cuda(
         cudaFuncSetAttribute((const void *)attention_mma_k1, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
         "attention"));
-    return TS_LAUNCH(attention_mma_k1, dim3((unsigned)((j.T + QUERIES - 1) / QUERIES), (unsigned)j.H, (unsigned)B),
+    return TS_LAUNCH(attention_mma_k1, dim3((unsigned)((j.T + MMA_TILE - 1) / MMA_TILE), (unsigned)j.H, (unsigned)B),
                      WARPS * WARP, bytes, s, j, width);
 }

@@ -11,4 +11,9 @@ static __device__ inline uint16_t bf16_narrow(float x)
     return (uint16_t)((x == x ? rounded : u | 0x00400000u) >> 16); /* adding could carry a NaN's payload out */
 }
 
+static __device__ inline float bf16_round(float x)
+{
+    return ts_float_of((uint32_t)bf16_narrow(x) << 16);
+}
+
 #endif

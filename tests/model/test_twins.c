@@ -249,6 +249,24 @@ T_TEST(generator_steps)
     close_twins(&w);
 }
 
+/* A step in bfloat16 against one in float32: products of layers, and of attention on CUDA, have two factors that are up to
+ * 2^-9 of themselves off, and a gradient went through some 20 of them. */
+T_TEST(generator_step_in_bfloat16)
+{
+    (void)s;
+    twins w = { { tiny_device(ts_backend_get("cpu"), 1, TS_MATH_F32), tiny_device(be, 2, TS_MATH_BF16) } };
+    for (int i = 0; i < 2; i++) {
+        pair p[2] = { open_pair(w.d[0], GENERATORS[i]), open_pair(w.d[1], GENERATORS[i]) };
+        ts_params *const params[2] = { p[0].m->params, p[1].m->params };
+        float rows[2][B * T * 3] = { 0 };
+        for (int j = 0; j < 2; j++) run_generator(&p[j], 0, rows[j]);
+        near("losses", rows[1], rows[0], B * T * 3, 20 * 0x1p-9, 0);
+        near_params(&w, GENERATORS[i], params, 1, 40 * 0x1p-9);
+        for (int j = 0; j < 2; j++) close_pair(&p[j]);
+    }
+    close_twins(&w);
+}
+
 /* --- the models in the tree --- */
 
 static void demo_path(char path[512], const char *file)
@@ -469,6 +487,7 @@ int main(void)
     if (!ts_backend_at(1)) fprintf(stderr, "SKIP cuda: this build has no CUDA backend\n");
     T_ADD(u, tokenizer_steps);
     T_ADD(u, generator_steps);
+    T_ADD(u, generator_step_in_bfloat16);
     T_ADD(u, demo_models);
     T_ADD(u, demo_tokenizer_step);
     T_ADD(u, demo_generator_step);

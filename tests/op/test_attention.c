@@ -2,7 +2,8 @@
  *
  * Oracle     plain loops in double over the whole T x T matrix; its gradient is analytic and is itself checked against
  *            central differences.
- * bfloat16   forward with operands that a rounding of its own brought to bfloat16, where the backend does so.
+ * bfloat16   the same with operands that a rounding of its own brought to bfloat16, where the backend does so; and the float32 of
+ *            the backend itself.
  * Inputs     seeded normals at odd sizes; rows that see one key; scores that span hundreds; vectors below the smallest
  *            norm; NaN behind the mask.
  */
@@ -17,11 +18,11 @@ typedef struct {
 
 static const shape SHAPES[] = {
     { 2, 85, 4, 64, 1, 1, { 1, 4, 16, 64 } },       /* a training batch: heads in parallel          */
-    { 1, 85, 1, 64, 1, 1, { 1, 4, 16, 64 } },       /* one head: queries in parallel                */
+    { 1, 85, 3, 64, 1, 1, { 1, 4, 16, 64 } },       /* few heads: queries in parallel               */
     { 1, 1, 1, 1, 0.3, 0, { 0 } },                  /* smallest                                     */
     { 1, 31, 3, 5, 0.7, 0, { 0 } },                 /* nothing is a multiple of anything            */
     { 2, 257, 1, 33, 0.2, 0, { 0 } },               /* past every block by one                      */
-    { 1, 97, 2, 130, 0.1, 0, { 31, 1, 1, 7, 57 } }, /* wide heads, segments that cut blocks         */
+    { 1, 97, 1, 130, 0.1, 0, { 31, 1, 1, 7, 57 } }, /* a wide head, segments that cut blocks        */
     { 3, 29, 5, 16, 1, 1, { 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 15 } }, /* token by token     */
     { 1, 60, 2, 8, 6, 0, { 0 } },         /* scores span hundreds: most weights are zero  */
     { 1, 35, 2, 330, 0.1, 0, { 3, 32 } }, /* tiles of such heads fit into no shared memory */
@@ -120,16 +121,27 @@ static void oracle_norm(double *dx, const double *x, const double *g, double nor
     for (int64_t i = 0; i < c; i++) dx[i] = (g[i] - (norm > 1e-12 ? along * x[i] : 0)) / norm;
 }
 
+/* T rows of c numbers that are `step` apart, rounded where they lie. */
+static double *rounded(const double *x, int64_t T, int64_t c, int64_t step)
+{
+    double *y = doubles(T * step);
+    for (int64_t i = 0; i < T * step; i++)
+        if (i % step < c) y[i] = to_bf16(x[i]);
+    return y;
+}
+
 /* After oracle_head. Returns the gradient of mul. */
 static double oracle_head_bwd(head *o, double *dqkv, const double *dout, const double *qkv)
 {
     const int64_t T = o->T, c = o->c, C = o->C, step = 3 * C;
     const int l2 = !isnan(o->mul);
+    const double *g = o->operands ? rounded(dout, T, c, C) : dout;
+    const double *v = o->operands ? rounded(qkv + 2 * C, T, c, step) : qkv + 2 * C;
     double *ds = doubles(T * T), *gq = doubles(T * c), *gk = doubles(T * c), dmul = 0;
     for (int64_t t = 0; t < T; t++) {
         double mean = 0;
         for (int64_t u = 0; u < T; u++) {
-            for (int64_t i = 0; i < c; i++) ds[t * T + u] += dout[t * C + i] * qkv[u * step + 2 * C + i];
+            for (int64_t i = 0; i < c; i++) ds[t * T + u] += g[t * C + i] * v[u * step + i];
             mean += o->p[t * T + u] * ds[t * T + u];
         }
         for (int64_t u = 0; u < T; u++) ds[t * T + u] = o->p[t * T + u] * (ds[t * T + u] - mean) * o->scale;
@@ -140,7 +152,7 @@ static double oracle_head_bwd(head *o, double *dqkv, const double *dout, const d
             for (int64_t u = 0; u < T; u++) {
                 gq[t * c + i] += ds[t * T + u] * o->k[u * c + i];
                 gk[t * c + i] += ds[u * T + t] * o->q[u * c + i];
-                dv += o->p[u * T + t] * dout[u * C + i];
+                dv += o->p[u * T + t] * g[u * C + i];
             }
             dqkv[t * step + 2 * C + i] = dv;
             dmul += gq[t * c + i] * o->q[t * c + i];
@@ -148,12 +160,12 @@ static double oracle_head_bwd(head *o, double *dqkv, const double *dout, const d
     for (int64_t i = 0; l2 && i < T * c; i++) gq[i] *= exp(fmin(o->mul, LOG100));
     for (int64_t t = 0; t < T; t++)
         for (int is_k = 0; is_k < 2; is_k++) {
-            const double *g = (is_k ? gk : gq) + t * c;
+            const double *unit = (is_k ? gk : gq) + t * c;
             double *dx = dqkv + t * step + is_k * C;
             if (l2)
-                oracle_norm(dx, qkv + t * step + is_k * C, g, is_k ? o->nk[t] : o->nq[t], c);
+                oracle_norm(dx, qkv + t * step + is_k * C, unit, is_k ? o->nk[t] : o->nq[t], c);
             else
-                memcpy(dx, g, sizeof(double) * (size_t)c);
+                memcpy(dx, unit, sizeof(double) * (size_t)c);
         }
     return l2 && o->mul <= (float)LOG100 ? dmul : 0;
 }
@@ -435,22 +447,70 @@ T_TEST(cached)
                                                  NULL, &a, T_SCRATCH(1 << 16)));
 }
 
+/* So are gradients of scores, whose sums have both signs: results are up to some times smaller than the terms. */
+static const double SLOPES = 0x1p-7;
+
+/* Of n tokens of T, one of q, k and v each. */
+static const double *third(const double *dqkv, const shape *p, int which)
+{
+    const int64_t C = p->H * p->c, rows = p->B * p->T;
+    double *x = doubles(rows * C);
+    for (int64_t n = 0; n < rows; n++) memcpy(x + n * C, dqkv + (3 * n + which) * C, sizeof(double) * (size_t)C);
+    return x;
+}
+
+static void thirds_close(const problem *x, const float *got, const double *want, double tol)
+{
+    static const char *const names[] = { "dq", "dk", "dv" };
+    const int64_t C = x->p.H * x->p.c;
+    float *some = t_alloc(sizeof(float) * (size_t)x->n);
+    for (int which = 0; which < 3; which++) {
+        for (int64_t n = 0; n < x->p.B * x->p.T; n++)
+            memcpy(some + n * C, got + (3 * n + which) * C, sizeof(float) * (size_t)C);
+        t_close(names[which], some, third(want, &x->p, which), x->n, tol);
+    }
+}
+
 T_TEST(bfloat16)
 {
     for (int i = 0; i < N_SHAPES; i++) {
         const shape *p = &SHAPES[i];
         problem x = make(p, 100 + (uint64_t)i);
         const int64_t n = p->B * p->H * p->T, operands = rounds(be, p) ? ROUNDED : EXACT;
-        double *out = doubles(x.n), *lse = doubles(n);
+        const double tol = operands ? SLOPES : tolerance(p);
+        double *out = doubles(x.n), *lse = doubles(n), *dqkv = doubles(3 * x.n), *dmul = doubles(p->H);
+        for (int64_t h = 0; h < p->H; h++) dmul[h] = 0.5;
         x.a.math = TS_MATH_BF16;
-        oracle_of(out, lse, NULL, NULL, NULL, widen(x.qkv, 3 * x.n), widen(x.mul, p->H), x.end, &x.p, (int)operands);
+        oracle_of(out, lse, dqkv, dmul, widen(x.dout, x.n), widen(x.qkv, 3 * x.n), widen(x.mul, p->H), x.end, &x.p,
+                  (int)operands);
         for (unsigned order = 0; order < (i == 1 ? 3 : 1); order++) {
             t_thread_order(order);
             run(be, s, &x);
             t_close("out", T_F(x.out), out, x.n, operands ? WEIGHTS : tolerance(p));
             t_close("lse", T_F(x.lse), lse, n, tolerance(p));
+            thirds_close(&x, T_F(x.dqkv), dqkv, tol);
+            if (p->l2) t_close("dscale_mul", T_F(x.dmul), dmul, p->H, tol);
         }
         t_thread_order(0);
+    }
+}
+
+/* Five factors are off by up to 2^-9: q and k in a score, dout and v in its gradient, and what that is multiplied by. In sums
+ * of terms that are off at random the root of the squares is so, too. */
+T_TEST(bfloat16_near_float32)
+{
+    const shape cases[] = { { 1, 85, 6, 64, 1, 1, { 1, 4, 16, 64 } }, SHAPES[3], SHAPES[5] };
+    for (int i = 0; i < 3; i++) {
+        problem x = make(&cases[i], 50), y = x;
+        y.a.math = TS_MATH_BF16;
+        run(be, s, &x), run(be, s, &y);
+        const double *want = widen(T_F(x.dqkv), 3 * x.n), *got = widen(T_F(y.dqkv), 3 * x.n);
+        for (int which = 0; which < 3; which++) {
+            const double *a = third(want, &x.p, which), *b = third(got, &x.p, which);
+            double size = 0, error = 0;
+            for (int64_t n = 0; n < x.n; n++) size += a[n] * a[n], error += (a[n] - b[n]) * (a[n] - b[n]);
+            T_TRUE(sqrt(error) <= 5 * 0x1p-9 * sqrt(size));
+        }
     }
 }
 
@@ -481,6 +541,40 @@ T_TEST(bfloat16_promises)
     T_TRUE(isfinite(T_F(broken.out)[last + (T - 1) * C + 5])); /* of the other picture */
 }
 
+static int nan_at(const problem *x, int64_t token, int which)
+{
+    const int64_t C = x->p.H * x->p.c;
+    return !isfinite(T_F(x->dqkv)[(3 * token + which) * C + 5]);
+}
+
+/* Backward: what a query does not see leaves its gradient alone, and what does not see a key leaves those of the key alone; what
+ * is seen does not. A score of minus infinity hides a key from forward, not from backward. */
+T_TEST(bfloat16_gradient_promises)
+{
+    const shape small = { 1, 85, 2, 20, 0.4, 0, { 1, 4, 16, 64 } };
+    problem all = make(&small, 18), late = make(&small, 18), early = make(&small, 18), hidden = make(&small, 18);
+    const int64_t C = 40, T = 85, first = 21;
+    for (int64_t i = first * 3 * C; i < 3 * all.n; i++) late.qkv[i] = i % 2 ? NAN : INFINITY;
+    for (int64_t i = 0; i < first * C; i++) early.dout[i] = NAN;
+    hidden.qkv[(3 * (T - 1) + 1) * C] = INFINITY; /* of the last key */
+    all.a.math = late.a.math = early.a.math = hidden.a.math = TS_MATH_BF16;
+    run(be, s, &all), run(be, s, &late), run(be, s, &early), run(be, s, &hidden);
+    const size_t token = sizeof(float) * (size_t)(3 * C);
+    const float *one = T_F(all.dqkv);
+    for (int64_t t = 0; t < T; t++) {
+        const int64_t at = t * 3 * C;
+        if (t < first) {
+            T_TRUE(memcmp(one + at, T_F(late.dqkv) + at, token / 3) == 0);
+            T_TRUE(nan_at(&early, t, 0) && nan_at(&early, t, 1) && nan_at(&early, t, 2));
+            T_TRUE(memcmp(one + at, T_F(hidden.dqkv) + at, token / 3) == 0);
+        } else {
+            T_TRUE(memcmp(one + at, T_F(early.dqkv) + at, token) == 0);
+            T_TRUE(nan_at(&late, t, 0) && nan_at(&late, t, 1) && nan_at(&late, t, 2));
+            T_TRUE(!isfinite(T_F(hidden.dqkv)[at])); /* channel 0 of dq */
+        }
+    }
+}
+
 int main(void)
 {
     Suite *u = t_suite("op_attention");
@@ -493,6 +587,8 @@ int main(void)
     T_ADD(u, invariance);
     T_ADD(u, cached);
     T_ADD(u, bfloat16);
+    T_ADD(u, bfloat16_near_float32);
     T_ADD(u, bfloat16_promises);
+    T_ADD(u, bfloat16_gradient_promises);
     return t_run(u);
 }
