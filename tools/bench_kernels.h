@@ -1,11 +1,11 @@
-/* bench_kernels.h - one kernel call with its buffers and its cost: what bench_ops.c describes, bench_unfused.c takes apart
- * and bench_kernels.c measures. */
+/* bench_kernels.h - one kernel call with its buffers and its cost: what bench_ops.h describes, bench_unfused*.c take apart and
+ * bench_kernels.c measures. */
 #ifndef TS_BENCH_KERNELS_H
 #define TS_BENCH_KERNELS_H
 
 #include "host/device.h"
 
-enum { KERNEL_BUFFERS = 20 };
+enum { KERNEL_BUFFERS = 32 };
 
 typedef enum {
     KERNEL_IN,       /* random numbers in [-1, 1)                                     */
@@ -85,6 +85,15 @@ void unfused_sample(kernel *k, ts_device *d, ts_status *st);
 void unfused_fsq_project(kernel *k, ts_device *d, ts_status *st);
 void unfused_residual_fsq(kernel *k, ts_device *d, ts_status *st);
 void unfused_adamw(kernel *k, ts_device *d, ts_status *st);
+void unfused_group_norm_bwd(kernel *k, ts_device *d, ts_status *st);
+void unfused_ada_norm_bwd(kernel *k, ts_device *d, ts_status *st);
+void unfused_fsq_bwd(kernel *k, ts_device *d, ts_status *st);
+void unfused_fsq_project_bwd(kernel *k, ts_device *d, ts_status *st);
+
+/* For them: a buffer of n floats that costs nothing; one of these numbers; y = a f b of N numbers, b (N/(R*C),C) (op_step.h). */
+int kernel_room(kernel *k, ts_device *d, ts_status *st, int64_t n);
+int kernel_numbers(kernel *k, ts_device *d, ts_status *st, const float *x, int64_t n);
+ts_status kernel_map(kernel *k, float *y, const float *a, ts_step_map f, const float *b, int64_t N, int64_t R, int64_t C);
 
 /* What the emulated device counts (tests/emu/traffic.cpp), over all launches of a call. */
 typedef struct {

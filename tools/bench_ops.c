@@ -1,22 +1,9 @@
-/* bench_ops.c - what `tessera bench kernels` measures: each op at the shapes of the demo models (32x32 pictures, latent
- * 8x8, 85 tokens) and a few of the published ones (256x256 pictures, latent 16x16, 680 tokens). Contract:
- * bench_kernels.h. */
+/* bench_ops.c - what `tessera bench kernels` measures: products, norms, attention, and what goes element by element. Contract:
+ * bench_ops.h. */
+#include "tools/bench_ops.h"
+
 #include <math.h>
 #include <stdio.h>
-
-#include "tools/bench_kernels.h"
-
-#define IN(n) kernel_buffer(k, d, st, KERNEL_IN, n)
-#define OUT(n) kernel_buffer(k, d, st, KERNEL_OUT, n)
-#define ADD(n) kernel_buffer(k, d, st, KERNEL_ADD, n)
-#define SCRATCH(bytes) kernel_buffer(k, d, st, KERNEL_SCRATCH, (int64_t)(bytes) / 4 + 1)
-#define CODES(n) kernel_buffer(k, d, st, KERNEL_CODES, n)
-#define INTS(n, below) kernel_ints(k, d, st, n, below)
-#define MAKE(name) static void name(kernel *k, ts_device *d, ts_status *st, const int64_t *a)
-#define RUN(name) static ts_status name(kernel *k)
-#define SHAPE(...) snprintf(k->shape, sizeof k->shape, __VA_ARGS__)
-#define INT(i) ((int32_t *)(void *)k->p[i])
-#define LL(x) ((long long)(x))
 
 /* --- linear: N, I, O --- */
 
@@ -163,6 +150,7 @@ MAKE(group_norm_bwd)
     OUT(n), ADD(a[2]), ADD(a[2]), IN(n), IN(n), IN(a[0] * a[3]), IN(a[0] * a[3]), IN(a[2]), IN(a[2]);
     SCRATCH(k->be->group_norm_scratch(k->s, &k->u.group));
     k->run = run_group_bwd;
+    unfused_group_norm_bwd(k, d, st);
 }
 
 /* --- attention: B, T, H, c, pos, T_max --- */
@@ -240,6 +228,7 @@ MAKE(ada_norm_bwd)
     SHAPE("B%lld T%lld C%lld", LL(a[0]), LL(a[1]), LL(a[2]));
     OUT(n), OUT(n), ADD(m), ADD(m), ADD(m), IN(n), IN(n), IN(n), IN(rows), IN(rows), IN(n), IN(m);
     k->run = run_ada_bwd;
+    unfused_ada_norm_bwd(k, d, st);
 }
 
 /* --- element by element: N --- */
@@ -328,256 +317,3 @@ MAKE(nearest2x_fwd)
     OUT(4 * n), IN(n);
     k->run = run_nearest;
 }
-
-/* --- quantizers: B; the scales, levels and codes of the demo's tokenizer, and of the published one --- */
-
-static const int32_t DEMO_SIDE[] = { 1, 2, 4, 8 }, DEMO_LEVEL[] = { 5, 5, 5, 5, 5, 5, 5, 5 };
-static const int32_t PUBLISHED_SIDE[] = { 1, 2, 3, 4, 5, 6, 8, 10, 13, 16 };
-
-static void phi_buffers(kernel *k, ts_device *d, ts_status *st, int S, int D, ts_phi *phi, kernel_role role)
-{
-    int w = kernel_buffer(k, d, st, role, (int64_t)S * D * D * 9), b = kernel_buffer(k, d, st, role, (int64_t)S * D);
-    for (int i = 0; i < S && *st == TS_OK; i++) {
-        phi->w[i] = k->p[w] + i * D * D * 9;
-        phi->b[i] = k->p[b] + i * D;
-    }
-}
-
-RUN(run_fsq_fwd)
-{
-    return k->be->fsq_fwd(k->s, k->p[0], INT(1), k->p[2], &k->u.fsq, k->N);
-}
-RUN(run_fsq_bwd)
-{
-    return k->be->fsq_bwd(k->s, k->p[0], k->p[1], k->p[2], &k->u.fsq, k->N);
-}
-RUN(run_project_fwd)
-{
-    return k->be->fsq_project_fwd(k->s, k->p[0], INT(1), NULL, k->p[2], &k->projections, &k->u.project);
-}
-RUN(run_rfsq_fwd)
-{
-    return k->be->residual_fsq_fwd(k->s, k->p[0], INT(1), k->p[2], NULL, k->p[3], k->p[4], k->p[5], &k->phi, &k->u.rfsq,
-                                   k->B, k->p[8]);
-}
-RUN(run_rvq_fwd)
-{
-    return k->be->residual_vq_fwd(k->s, k->p[0], INT(1), NULL, NULL, k->p[2], k->p[3], k->p[4], &k->phi, &k->u.rvq, k->B,
-                                  k->p[7]);
-}
-
-/* N tokens of the five levels 7, 5, 5, 5, 5 */
-static int64_t fsq_shape(kernel *k, ts_status *st, int64_t N)
-{
-    if (*st == TS_OK) *st = ts_fsq_init(&k->u.fsq, TS_FSQ_TANH, (const int32_t[]){ 7, 5, 5, 5, 5 }, 5);
-    k->N = N;
-    SHAPE("N%lld D5 V4375", LL(N));
-    return N * 5;
-}
-MAKE(fsq_fwd)
-{
-    int64_t n = fsq_shape(k, st, a[0]);
-    OUT(n), CODES(a[0]), IN(n);
-    k->run = run_fsq_fwd;
-    unfused_fsq(k, d, st);
-}
-MAKE(fsq_bwd)
-{
-    int64_t n = fsq_shape(k, st, a[0]);
-    OUT(n), IN(n), IN(n);
-    k->run = run_fsq_bwd;
-}
-/* N, C = O: FSQ between two projections, for inference */
-MAKE(fsq_project_fwd)
-{
-    const int C = (int)a[1];
-    ts_fsq_project p = { a[0], C, C, { 0 } };
-    if (*st == TS_OK) *st = ts_fsq_init(&p.q, TS_FSQ_TANH, (const int32_t[]){ 7, 5, 5, 5, 5 }, 5);
-    k->u.project = p;
-    SHAPE("N%lld C%d D5 O%d V4375", LL(a[0]), C, C);
-    OUT(a[0] * C), CODES(a[0]), IN(a[0] * C);
-    int w = IN(5 * C), b = IN(5), v = IN(C * 5), c = IN(C);
-    k->projections = (ts_fsq_weights){ k->p[w], k->p[b], k->p[v], k->p[c] };
-    k->run = run_project_fwd;
-    unfused_fsq_project(k, d, st);
-}
-MAKE(residual_fsq_fwd)
-{
-    ts_pyramid p;
-    if (*st == TS_OK) *st = ts_pyramid_init(&p, DEMO_SIDE, 4, 0, 0.5f);
-    if (*st == TS_OK) *st = ts_residual_fsq_init(&k->u.rfsq, &p, DEMO_LEVEL, 8, 0);
-    if (*st != TS_OK) return;
-    int64_t n = a[0] * 64 * 8;
-    k->B = a[0];
-    SHAPE("B%lld 8x8 D8 K4 V390625", LL(a[0]));
-    OUT(n), CODES(a[0] * 85), OUT(a[0] * 85 * 8), OUT(8), IN(n), IN(32);
-    phi_buffers(k, d, st, 4, 8, &k->phi, KERNEL_IN);
-    SCRATCH(k->be->residual_fsq_scratch(k->s, &k->u.rfsq, a[0], 0));
-    k->run = run_rfsq_fwd;
-    unfused_residual_fsq(k, d, st);
-}
-MAKE(residual_vq_fwd)
-{
-    ts_pyramid p;
-    if (*st == TS_OK) *st = ts_pyramid_init(&p, PUBLISHED_SIDE, 10, 4, 0.5f);
-    if (*st != TS_OK) return;
-    int64_t n = a[0] * 256 * 32;
-    k->u.rvq = (ts_residual_vq){ p, 32, 4096, 0, 0.25f };
-    k->flops = 2.0 * (double)(a[0] * 680 * 4096 * 32);
-    k->B = a[0];
-    SHAPE("B%lld 16x16 D32 K10 V4096", LL(a[0]));
-    OUT(n), CODES(a[0] * 680), OUT(10), IN(n), IN(4096 * 32);
-    phi_buffers(k, d, st, 4, 32, &k->phi, KERNEL_IN);
-    SCRATCH(k->be->residual_vq_scratch(k->s, &k->u.rvq, a[0], 0));
-    k->run = run_rvq_fwd;
-}
-
-/* --- heads --- */
-
-static void digit_buffers(kernel *k, ts_device *d, ts_status *st, int M)
-{
-    if (*st == TS_OK) *st = ts_digit_head_init(&k->head, DEMO_LEVEL, 8, M, 4);
-    int b = IN(8 * M), E = IN(35 * M), W = IN(40 * M), c = IN(160);
-    k->digits = (ts_digit_params){ k->p[b], k->p[E], k->p[W], k->p[c] };
-}
-
-RUN(run_cross_entropy)
-{
-    return k->be->cross_entropy(k->s, k->p[0], k->p[1], k->p[2], INT(3), 1, k->B, k->N);
-}
-RUN(run_digit_head)
-{
-    return k->be->digit_head(k->s, k->p[0], NULL, NULL, k->p[1], INT(2), INT(3), &k->digits, 1, &k->head, k->N, 85,
-                             k->p[8]);
-}
-RUN(run_sample)
-{
-    return k->be->sample(k->s, INT(0), k->p[1], &k->u.sample, k->p[2]);
-}
-RUN(run_sample_smooth)
-{
-    return k->be->sample_smooth(k->s, k->p[0], k->p[1], k->p[2], &k->u.sample, &k->smooth, k->p[3]);
-}
-RUN(run_sample_digits)
-{
-    return k->be->sample_digits(k->s, INT(0), k->p[1], &k->digits, &k->head, 3, &k->u.sample, k->p[6]);
-}
-
-/* N, V */
-MAKE(cross_entropy)
-{
-    k->B = a[0];
-    k->N = a[1];
-    SHAPE("N%lld V%lld", LL(a[0]), LL(a[1]));
-    OUT(a[0]), OUT(a[0] * a[1]), IN(a[0] * a[1]), INTS(a[0], a[1]);
-    k->run = run_cross_entropy;
-    unfused_cross_entropy(k, d, st);
-}
-/* B, M: the loss alone */
-MAKE(digit_head)
-{
-    int64_t N = a[0] * 85;
-    k->N = N;
-    k->flops = 2.0 * (double)(N * 40 * a[1]);
-    SHAPE("N%lld M%lld 8 digits of 5", LL(N), LL(a[1]));
-    OUT(N * 8), IN(N * a[1]), INTS(N, 390625), INTS(85, 4);
-    digit_buffers(k, d, st, (int)a[1]);
-    if (*st == TS_OK) SCRATCH(k->be->digit_head_scratch(k->s, &k->head, N));
-    k->run = run_digit_head;
-}
-/* B, t, V: guided, top-k 900, top-p 0.96 */
-MAKE(sample)
-{
-    k->u.sample = (ts_sample){ a[0], a[1], a[2], 1, 1.5f, 1, 900, 0.96f, 1, 0, 0, NULL };
-    SHAPE("B2x%lld t%lld V%lld k900 p.96", LL(a[0]), LL(a[1]), LL(a[2]));
-    CODES(a[0] * a[1]), IN(2 * a[0] * a[1] * a[2]), SCRATCH(k->be->sample_scratch(k->s, &k->u.sample));
-    k->run = run_sample;
-    unfused_sample(k, d, st);
-}
-/* B, t, V, D: the same, the last scale */
-MAKE(sample_smooth)
-{
-    k->u.sample = (ts_sample){ a[0], a[1], a[2], 1, 1.5f, 1, 900, 0.96f, 1, 0, 0, NULL };
-    k->smooth = (ts_smooth){ a[3], 2, 0.0135f };
-    SHAPE("B2x%lld t%lld V%lld D%lld k900 p.96", LL(a[0]), LL(a[1]), LL(a[2]), LL(a[3]));
-    OUT(a[0] * a[1] * a[3]), IN(2 * a[0] * a[1] * a[2]), IN(a[2] * a[3]), SCRATCH(k->be->sample_scratch(k->s, &k->u.sample));
-    k->run = run_sample_smooth;
-}
-/* B, t, M: guided */
-MAKE(sample_digits)
-{
-    k->u.sample = (ts_sample){ a[0], a[1], 1, 1, 1.5f, 1, 0, 1, 1, 0, 21, NULL };
-    k->flops = 2.0 * (double)(2 * a[0] * a[1] * 40 * a[2]);
-    SHAPE("B2x%lld t%lld M%lld 8 digits of 5", LL(a[0]), LL(a[1]), LL(a[2]));
-    CODES(a[0] * a[1]), IN(2 * a[0] * a[1] * a[2]);
-    digit_buffers(k, d, st, (int)a[2]);
-    if (*st == TS_OK) SCRATCH(k->be->sample_scratch(k->s, &k->u.sample));
-    k->run = run_sample_digits;
-}
-
-const kernel_case KERNEL_CASES[] = {
-    { "conv2d_fwd", { 32, 32, 3, 32, 3, 1 }, conv2d_fwd, KERNEL_DEMO },
-    { "conv2d_fwd", { 32, 32, 32, 32, 3, 1 }, conv2d_fwd, KERNEL_DEMO },
-    { "conv2d_fwd", { 32, 16, 64, 64, 3, 1 }, conv2d_fwd, KERNEL_DEMO },
-    { "conv2d_fwd", { 32, 8, 64, 64, 3, 1 }, conv2d_fwd, KERNEL_DEMO },
-    { "conv2d_fwd", { 32, 16, 64, 64, 3, 2 }, conv2d_fwd, KERNEL_DEMO },
-    { "conv2d_fwd", { 1, 64, 320, 320, 3, 1 }, conv2d_fwd, KERNEL_PUBLISHED },
-    { "conv2d_bwd", { 32, 32, 32, 32, 3, 1 }, conv2d_bwd, KERNEL_DEMO },
-    { "conv2d_bwd", { 32, 16, 64, 64, 3, 1 }, conv2d_bwd, KERNEL_DEMO },
-    { "group_norm_fwd", { 32, 1024, 32, 16 }, group_norm_fwd, KERNEL_DEMO },
-    { "group_norm_fwd", { 32, 256, 64, 16 }, group_norm_fwd, KERNEL_DEMO },
-    { "group_norm_fwd", { 1, 65536, 160, 32 }, group_norm_fwd, KERNEL_PUBLISHED },
-    { "group_norm_bwd", { 32, 1024, 32, 16 }, group_norm_bwd, KERNEL_DEMO },
-    { "nearest2x_fwd", { 32, 16, 64 }, nearest2x_fwd, KERNEL_DEMO },
-    { "add", { 1 << 20 }, add, KERNEL_DEMO },
-    { "pixel_loss", { 32 * 32 * 32 * 3 }, pixel_loss, KERNEL_DEMO },
-    { "fsq_fwd", { 32 * 1024 }, fsq_fwd, KERNEL_DEMO },
-    { "fsq_bwd", { 32 * 1024 }, fsq_bwd, KERNEL_DEMO },
-    { "fsq_project_fwd", { 32 * 1024, 32 }, fsq_project_fwd, KERNEL_DEMO },
-    { "residual_fsq_fwd", { 1 }, residual_fsq_fwd, KERNEL_DEMO },
-    { "residual_fsq_fwd", { 32 }, residual_fsq_fwd, KERNEL_DEMO },
-    { "residual_vq_fwd", { 4 }, residual_vq_fwd, KERNEL_PUBLISHED },
-    { "linear_fwd", { 32 * 85, 256, 768 }, linear_fwd, KERNEL_DEMO },
-    { "linear_fwd", { 32 * 85, 256, 1024 }, linear_fwd, KERNEL_DEMO },
-    { "linear_fwd", { 16, 256, 768 }, linear_fwd, KERNEL_DEMO },
-    { "linear_fwd", { 680, 1024, 3072 }, linear_fwd, KERNEL_PUBLISHED },
-    { "linear_bwd", { 32 * 85, 256, 768 }, linear_bwd, KERNEL_DEMO },
-    { "attention_fwd", { 32, 85, 4, 64, 0, 85 }, attention_fwd, KERNEL_DEMO },
-    { "attention_fwd", { 1, 680, 16, 64, 0, 680 }, attention_fwd, KERNEL_PUBLISHED },
-    { "attention_bwd", { 32, 85, 4, 64, 0, 85 }, attention_bwd, KERNEL_DEMO },
-    { "attention_cached", { 16, 64, 4, 64, 21, 85 }, attention_cached, KERNEL_DEMO },
-    { "ada_norm_fwd", { 32, 85, 256 }, ada_norm_fwd, KERNEL_DEMO },
-    { "ada_norm_fwd", { 2, 680, 1024 }, ada_norm_fwd, KERNEL_PUBLISHED },
-    { "ada_norm_bwd", { 32, 85, 256 }, ada_norm_bwd, KERNEL_DEMO },
-    { "act_fwd", { 32 * 85 * 1024 }, act_fwd, KERNEL_DEMO },
-    { "act_bwd", { 32 * 85 * 1024 }, act_bwd, KERNEL_DEMO },
-    { "digit_head", { 32, 128 }, digit_head, KERNEL_DEMO },
-    { "cross_entropy", { 680, 4096 }, cross_entropy, KERNEL_PUBLISHED },
-    { "sample", { 8, 64, 4096 }, sample, KERNEL_PUBLISHED },
-    { "sample_smooth", { 8, 64, 4096, 32 }, sample_smooth, KERNEL_PUBLISHED },
-    { "sample_digits", { 8, 64, 128 }, sample_digits, KERNEL_DEMO },
-    { "adamw", { 5000000 }, adamw, KERNEL_DEMO },
-    { "group_norm_fwd", { 1, 64, 64, 16 }, group_norm_fwd, KERNEL_SMALL },
-    { "group_norm_fwd", { 1, 1024, 32, 16 }, group_norm_fwd, KERNEL_SMALL },
-    { "group_norm_bwd", { 1, 256, 32, 16 }, group_norm_bwd, KERNEL_SMALL },
-    { "nearest2x_fwd", { 1, 16, 32 }, nearest2x_fwd, KERNEL_SMALL },
-    { "add", { 1 << 14 }, add, KERNEL_SMALL },
-    { "pixel_loss", { 3072 }, pixel_loss, KERNEL_SMALL },
-    { "fsq_fwd", { 4096 }, fsq_fwd, KERNEL_SMALL },
-    { "fsq_bwd", { 4096 }, fsq_bwd, KERNEL_SMALL },
-    { "fsq_project_fwd", { 1024, 32 }, fsq_project_fwd, KERNEL_SMALL },
-    { "residual_fsq_fwd", { 2 }, residual_fsq_fwd, KERNEL_SMALL },
-    { "attention_fwd", { 1, 85, 2, 32, 0, 85 }, attention_fwd, KERNEL_SMALL },
-    { "attention_bwd", { 1, 85, 2, 32, 0, 85 }, attention_bwd, KERNEL_SMALL },
-    { "attention_cached", { 1, 64, 2, 32, 21, 85 }, attention_cached, KERNEL_SMALL },
-    { "ada_norm_fwd", { 2, 85, 64 }, ada_norm_fwd, KERNEL_SMALL },
-    { "ada_norm_bwd", { 2, 85, 64 }, ada_norm_bwd, KERNEL_SMALL },
-    { "act_fwd", { 1 << 14 }, act_fwd, KERNEL_SMALL },
-    { "act_bwd", { 1 << 14 }, act_bwd, KERNEL_SMALL },
-    { "digit_head", { 1, 128 }, digit_head, KERNEL_SMALL },
-    { "cross_entropy", { 16, 4096 }, cross_entropy, KERNEL_SMALL },
-    { "sample", { 1, 4, 1024 }, sample, KERNEL_SMALL },
-    { "sample_digits", { 1, 4, 128 }, sample_digits, KERNEL_SMALL },
-    { "adamw", { 1 << 14 }, adamw, KERNEL_SMALL },
-    { NULL, { 0 }, NULL, KERNEL_DEMO },
-};

@@ -4,21 +4,19 @@
 
 #include "tools/bench_kernels.h"
 
-static int room(kernel *k, ts_device *d, ts_status *st, int64_t n)
+int kernel_room(kernel *k, ts_device *d, ts_status *st, int64_t n)
 {
     return kernel_buffer(k, d, st, KERNEL_SCRATCH, n);
 }
 
-/* Numbers on the device. */
-static int numbers(kernel *k, ts_device *d, ts_status *st, const float *x, int64_t n)
+int kernel_numbers(kernel *k, ts_device *d, ts_status *st, const float *x, int64_t n)
 {
-    int i = room(k, d, st, n);
+    int i = kernel_room(k, d, st, n);
     if (*st == TS_OK) *st = k->be->upload(k->s, k->p[i], x, (size_t)n * sizeof *x);
     return i;
 }
 
-/* y = a f b; b is one row of C numbers for every R rows of a. */
-static ts_status map(kernel *k, float *y, const float *a, ts_step_map f, const float *b, int64_t N, int64_t R, int64_t C)
+ts_status kernel_map(kernel *k, float *y, const float *a, ts_step_map f, const float *b, int64_t N, int64_t R, int64_t C)
 {
     return k->be->step_map(k->s, y, a, b, f, N, R, C);
 }
@@ -31,17 +29,17 @@ static ts_status ada_norm_in_steps(kernel *k)
     const int64_t N = n->B * n->T * n->C;
     const float *x = k->p[4], *h = k->p[5], *gate = k->p[6], *scale = k->p[7], *shift = k->p[8];
     float *r = k->p[0], *y = k->p[1], *norm = k->p[k->aux];
-    TS_TRY(map(k, r, h, TS_STEP_MUL, gate, N, n->T, n->C));
-    TS_TRY(map(k, r, r, TS_STEP_ADD, x, N, 1, n->C));
+    TS_TRY(kernel_map(k, r, h, TS_STEP_MUL, gate, N, n->T, n->C));
+    TS_TRY(kernel_map(k, r, r, TS_STEP_ADD, x, N, 1, n->C));
     TS_TRY(k->be->step_rows(k->s, norm, r, NULL, TS_STEP_NORMALISE, NULL, n->B * n->T, n->C));
-    TS_TRY(map(k, y, norm, TS_STEP_MUL, scale, N, n->T, n->C));
-    TS_TRY(map(k, y, y, TS_STEP_ADD, norm, N, 1, n->C));
-    return map(k, y, y, TS_STEP_ADD, shift, N, n->T, n->C);
+    TS_TRY(kernel_map(k, y, norm, TS_STEP_MUL, scale, N, n->T, n->C));
+    TS_TRY(kernel_map(k, y, y, TS_STEP_ADD, norm, N, 1, n->C));
+    return kernel_map(k, y, y, TS_STEP_ADD, shift, N, n->T, n->C);
 }
 
 void unfused_ada_norm(kernel *k, ts_device *d, ts_status *st)
 {
-    k->aux = room(k, d, st, k->count[0]);
+    k->aux = kernel_room(k, d, st, k->count[0]);
     k->unfused = ada_norm_in_steps;
     k->same = 2;
 }
@@ -59,7 +57,7 @@ static ts_status cross_entropy_in_steps(kernel *k)
 
 void unfused_cross_entropy(kernel *k, ts_device *d, ts_status *st)
 {
-    k->aux = room(k, d, st, k->count[1]);
+    k->aux = kernel_room(k, d, st, k->count[1]);
     k->unfused = cross_entropy_in_steps;
     k->same = 2;
 }
@@ -72,14 +70,14 @@ static ts_status fsq_in_steps(kernel *k)
     float *value = k->p[0], *work = k->p[k->aux];
     const float *shift = k->p[k->aux + 1], *half = k->p[k->aux + 2], *offset = k->p[k->aux + 3], *mid = k->p[k->aux + 4],
                 *basis = k->p[k->aux + 5];
-    TS_TRY(map(k, work, k->p[2], TS_STEP_ADD, shift, N, k->N, D));
-    TS_TRY(map(k, work, work, TS_STEP_TANH, NULL, N, k->N, D));
-    TS_TRY(map(k, work, work, TS_STEP_MUL, half, N, k->N, D));
-    TS_TRY(map(k, work, work, TS_STEP_SUB, offset, N, k->N, D));
-    TS_TRY(map(k, work, work, TS_STEP_RINT, NULL, N, k->N, D));
-    TS_TRY(map(k, value, work, TS_STEP_DIV, mid, N, k->N, D));
-    TS_TRY(map(k, work, work, TS_STEP_ADD, mid, N, k->N, D));
-    TS_TRY(map(k, work, work, TS_STEP_MUL, basis, N, k->N, D));
+    TS_TRY(kernel_map(k, work, k->p[2], TS_STEP_ADD, shift, N, k->N, D));
+    TS_TRY(kernel_map(k, work, work, TS_STEP_TANH, NULL, N, k->N, D));
+    TS_TRY(kernel_map(k, work, work, TS_STEP_MUL, half, N, k->N, D));
+    TS_TRY(kernel_map(k, work, work, TS_STEP_SUB, offset, N, k->N, D));
+    TS_TRY(kernel_map(k, work, work, TS_STEP_RINT, NULL, N, k->N, D));
+    TS_TRY(kernel_map(k, value, work, TS_STEP_DIV, mid, N, k->N, D));
+    TS_TRY(kernel_map(k, work, work, TS_STEP_ADD, mid, N, k->N, D));
+    TS_TRY(kernel_map(k, work, work, TS_STEP_MUL, basis, N, k->N, D));
     return k->be->step_rows(k->s, k->p[1], work, NULL, TS_STEP_SUM, NULL, k->N, D);
 }
 
@@ -88,12 +86,12 @@ void unfused_fsq(kernel *k, ts_device *d, ts_status *st)
     const ts_fsq *q = &k->u.fsq;
     float mid[TS_MAX_D], basis[TS_MAX_D];
     for (int i = 0; i < q->D; i++) mid[i] = (float)(q->level[i] / 2), basis[i] = (float)q->basis[i];
-    k->aux = room(k, d, st, k->count[0]);
-    numbers(k, d, st, q->shift, q->D);
-    numbers(k, d, st, q->half, q->D);
-    numbers(k, d, st, q->offset, q->D);
-    numbers(k, d, st, mid, q->D);
-    numbers(k, d, st, basis, q->D);
+    k->aux = kernel_room(k, d, st, k->count[0]);
+    kernel_numbers(k, d, st, q->shift, q->D);
+    kernel_numbers(k, d, st, q->half, q->D);
+    kernel_numbers(k, d, st, q->offset, q->D);
+    kernel_numbers(k, d, st, mid, q->D);
+    kernel_numbers(k, d, st, basis, q->D);
     k->unfused = fsq_in_steps;
     k->same = 2;
 }
@@ -106,10 +104,10 @@ static ts_status sample_in_steps(kernel *k)
     const int64_t rows = a->B * a->t, N = rows * a->V;
     const float *logits = k->p[1], *guide = k->p[k->aux + 2];
     float *l = k->p[k->aux], *kept = k->p[k->aux + 1];
-    TS_TRY(map(k, l, logits, TS_STEP_MUL, guide, N, N, 1));
-    TS_TRY(map(k, kept, logits + N, TS_STEP_MUL, guide + 1, N, N, 1));
-    TS_TRY(map(k, l, l, TS_STEP_SUB, kept, N, 1, a->V));
-    TS_TRY(map(k, l, l, TS_STEP_DIV, guide + 2, N, N, 1));
+    TS_TRY(kernel_map(k, l, logits, TS_STEP_MUL, guide, N, N, 1));
+    TS_TRY(kernel_map(k, kept, logits + N, TS_STEP_MUL, guide + 1, N, N, 1));
+    TS_TRY(kernel_map(k, l, l, TS_STEP_SUB, kept, N, 1, a->V));
+    TS_TRY(kernel_map(k, l, l, TS_STEP_DIV, guide + 2, N, N, 1));
     TS_TRY(k->be->step_rows(k->s, kept, l, NULL, TS_STEP_TOP_K, a, rows, a->V));
     TS_TRY(k->be->step_rows(k->s, l, kept, NULL, TS_STEP_TOP_P, a, rows, a->V));
     return k->be->step_rows(k->s, k->p[0], l, NULL, TS_STEP_DRAW, a, rows, a->V);
@@ -119,9 +117,9 @@ void unfused_sample(kernel *k, ts_device *d, ts_status *st)
 {
     const ts_sample *a = &k->u.sample;
     const float guide[3] = { 1 + a->guide, a->guide, a->temperature };
-    k->aux = room(k, d, st, a->B * a->t * a->V);
-    room(k, d, st, a->B * a->t * a->V);
-    numbers(k, d, st, guide, 3);
+    k->aux = kernel_room(k, d, st, a->B * a->t * a->V);
+    kernel_room(k, d, st, a->B * a->t * a->V);
+    kernel_numbers(k, d, st, guide, 3);
     k->unfused = sample_in_steps;
     k->same = 1;
 }
@@ -138,7 +136,7 @@ static ts_status group_norm_then_silu(kernel *k)
 
 void unfused_group_norm(kernel *k, ts_device *d, ts_status *st)
 {
-    k->aux = room(k, d, st, k->count[0]);
+    k->aux = kernel_room(k, d, st, k->count[0]);
     k->unfused = group_norm_then_silu;
     k->same = 3;
 }
@@ -165,10 +163,10 @@ void unfused_fsq_project(kernel *k, ts_device *d, ts_status *st)
 {
     const ts_fsq_project *p = &k->u.project;
     const ts_linear in = way(k, p->C, p->q.D), out = way(k, p->q.D, p->O);
-    k->aux = room(k, d, st, p->N * p->q.D);
-    room(k, d, st, p->N * p->q.D);
-    room(k, d, st, (int64_t)k->be->linear_scratch(k->s, &in, 0) / 4 + 1);
-    room(k, d, st, (int64_t)k->be->linear_scratch(k->s, &out, 0) / 4 + 1);
+    k->aux = kernel_room(k, d, st, p->N * p->q.D);
+    kernel_room(k, d, st, p->N * p->q.D);
+    kernel_room(k, d, st, (int64_t)k->be->linear_scratch(k->s, &in, 0) / 4 + 1);
+    kernel_room(k, d, st, (int64_t)k->be->linear_scratch(k->s, &out, 0) / 4 + 1);
     k->unfused = project_in_steps;
     k->products = 2; /* the bias lies in the result before, which is read and written then */
     k->product_bytes = 4.0 * (double)(p->N * (p->C + 2 * p->q.D) + p->N * (p->q.D + 2 * p->O) + p->q.D * (p->C + p->O));
@@ -214,13 +212,13 @@ static ts_status pyramid_in_steps(kernel *k)
 void unfused_residual_fsq(kernel *k, ts_device *d, ts_status *st)
 {
     const float minus_one = -1;
-    k->aux = room(k, d, st, k->count[0]);
-    for (int i = 0; i < 3; i++) room(k, d, st, k->count[0]);
-    room(k, d, st, k->count[1]);
-    int factor = room(k, d, st, 1);
+    k->aux = kernel_room(k, d, st, k->count[0]);
+    for (int i = 0; i < 3; i++) kernel_room(k, d, st, k->count[0]);
+    kernel_room(k, d, st, k->count[1]);
+    int factor = kernel_room(k, d, st, 1);
     if (*st == TS_OK) *st = k->be->upload(k->s, k->p[factor], &minus_one, sizeof minus_one);
-    room(k, d, st, (int64_t)k->be->pyramid_scratch(k->s, &k->u.rfsq.p, k->u.rfsq.D, k->B) / 4 + 1);
-    room(k, d, st, (int64_t)k->be->residual_fsq_scratch(k->s, &k->u.rfsq, k->B, 0) / 4 + 1);
+    kernel_room(k, d, st, (int64_t)k->be->pyramid_scratch(k->s, &k->u.rfsq.p, k->u.rfsq.D, k->B) / 4 + 1);
+    kernel_room(k, d, st, (int64_t)k->be->residual_fsq_scratch(k->s, &k->u.rfsq, k->B, 0) / 4 + 1);
     k->unfused = pyramid_in_steps;
     k->same = 1;
 }
