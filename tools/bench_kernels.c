@@ -106,6 +106,7 @@ static const char *compare(const kernel *k, float *const *a, float *const *b)
 /* Do both forms agree? Sums of separate passes are rounded in other places: 1e-4 of the largest value of a buffer. */
 static int agree(const kernel *k, float *const *a, float *const *b)
 {
+    const double tolerance = k->tolerance > 0 ? k->tolerance : 1e-4;
     for (int i = 0; i < k->same; i++) {
         double largest = 0, worst = 0;
         if (k->role[i] == KERNEL_CODES && memcmp(a[i], b[i], (size_t)k->count[i] * sizeof(float)) != 0) return 0;
@@ -114,7 +115,7 @@ static int agree(const kernel *k, float *const *a, float *const *b)
             double off = fabs((double)a[i][j] - b[i][j]);
             worst = off <= worst ? worst : off; /* NaN stays */
         }
-        if (!(worst <= 1e-4 * largest)) return 0;
+        if (!(worst <= tolerance * largest)) return 0;
     }
     return 1;
 }
@@ -138,6 +139,7 @@ static ts_status check(kernel *k, const char **verdict)
     }
     if (st == TS_OK && k->unfused) {
         st = run_afresh(k, k->unfused, x[1]);
+        if (st == TS_OK && k->arrange) st = k->arrange(k, x[1]);
         if (st == TS_OK && !agree(k, x[0], x[1])) *verdict = "DIFFERS";
     }
     for (int i = 0; i < 2 * k->n; i++) free(x[i / k->n][i % k->n]);

@@ -53,6 +53,8 @@ struct kernel {
     kernel_run *unfused; /* the same result, one pass over memory for each step, in buffers `aux` and on; NULL: none  */
     int same;            /* so many of the buffers, from the first, hold results that both write                     */
     int aux;
+    ts_status (*arrange)(const kernel *k, float *const *x); /* unfused results, on the host, into the order of the fused; NULL */
+    double tolerance; /* of unfused results, as a share of the largest; 0: 1e-4                                   */
     int64_t products; /* of a library, in the unfused form: the emulated device counts their operands only here, */
     double product_bytes; /* by what they must move                                                               */
     /* Largest error of a few outputs against a plain loop in double, relative to the sum of absolute terms; NULL: none.
@@ -89,6 +91,8 @@ void unfused_group_norm_bwd(kernel *k, ts_device *d, ts_status *st);
 void unfused_ada_norm_bwd(kernel *k, ts_device *d, ts_status *st);
 void unfused_fsq_bwd(kernel *k, ts_device *d, ts_status *st);
 void unfused_fsq_project_bwd(kernel *k, ts_device *d, ts_status *st);
+/* qkv, dout: those buffers; dout -1: forward. */
+void unfused_attention(kernel *k, ts_device *d, ts_status *st, int qkv, int dout);
 
 /* For them: a buffer of n floats that costs nothing; one of these numbers; y = a f b of N numbers, b (N/(R*C),C) (op_step.h). */
 int kernel_room(kernel *k, ts_device *d, ts_status *st, int64_t n);

@@ -153,16 +153,22 @@ MAKE(group_norm_bwd)
     unfused_group_norm_bwd(k, d, st);
 }
 
-/* --- attention: B, T, H, c, pos, T_max --- */
+/* --- attention: B, T, H, c, pos, T_max, and 1: queries and keys are not normalised --- */
+
+/* The factors of normalised ones are the last buffers. */
+static float *last_buffer(const kernel *k, int i)
+{
+    return k->u.attention.scale == 1 ? k->p[i] : NULL;
+}
 
 RUN(run_attention_fwd)
 {
-    return k->be->attention_fwd(k->s, k->p[0], k->p[1], k->p[2], k->p[3], NULL, &k->u.attention, k->p[4]);
+    return k->be->attention_fwd(k->s, k->p[0], k->p[1], k->p[2], last_buffer(k, 4), NULL, &k->u.attention, k->p[3]);
 }
 RUN(run_attention_bwd)
 {
-    return k->be->attention_bwd(k->s, k->p[0], k->p[1], k->p[2], k->p[3], k->p[4], k->p[5], k->p[6], NULL,
-                                &k->u.attention, k->p[7]);
+    return k->be->attention_bwd(k->s, k->p[0], last_buffer(k, 6), k->p[1], k->p[2], k->p[3], k->p[4], last_buffer(k, 7), NULL,
+                                &k->u.attention, k->p[5]);
 }
 RUN(run_attention_cached)
 {
@@ -171,26 +177,32 @@ RUN(run_attention_cached)
 
 static int64_t attention_shape(kernel *k, const int64_t *a)
 {
-    k->u.attention =
-        (ts_attention){ .B = a[0], .T = a[1], .H = a[2], .c = a[3], .scale = 1, .pos = a[4], .T_max = a[5] };
-    k->flops = 4.0 * (double)(a[0] * a[1] * (a[4] + a[1]) * a[2] * a[3]);
-    SHAPE("B%lld T%lld H%lld c%lld pos%lld", LL(a[0]), LL(a[1]), LL(a[2]), LL(a[3]), LL(a[4]));
+    const float scale = a[6] ? 1 / sqrtf((float)a[3]) : 1;
+    k->u.attention = (ts_attention){ a[0], a[1], a[2], a[3], scale, a[4], a[5], k->math, TS_F32 };
+    k->flops = 4.0 * (double)(a[0] * a[2] * a[1] * (a[4] + a[1]) * a[3]);
+    k->tolerance = k->math == TS_MATH_BF16 ? 2e-2 : 0; /* weights and gradients of scores are rounded, too */
+    SHAPE(a[6] ? "B%lld T%lld H%lld c%lld plain" : "B%lld T%lld H%lld c%lld pos%lld", LL(a[0]), LL(a[1]), LL(a[2]), LL(a[3]), LL(a[4]));
     return a[0] * a[1] * a[2] * a[3];
 }
 
 MAKE(attention_fwd)
 {
     int64_t n = attention_shape(k, a);
-    OUT(n), OUT(a[0] * a[2] * a[1]), IN(3 * n), IN(a[2]), SCRATCH(k->be->attention_scratch(k->s, &k->u.attention, 0));
+    OUT(n), OUT(a[0] * a[2] * a[1]), IN(3 * n), SCRATCH(k->be->attention_scratch(k->s, &k->u.attention, 0));
+    if (a[6]) unfused_attention(k, d, st, 2, -1);
+    else IN(a[2]);
     k->run = run_attention_fwd;
 }
 MAKE(attention_bwd)
 {
     int64_t n = attention_shape(k, a);
     k->flops *= 2.5; /* five products for the forward's two */
-    OUT(3 * n), ADD(a[2]), IN(n), IN(n), IN(a[0] * a[2] * a[1]), IN(3 * n), IN(a[2]);
-    SCRATCH(k->be->attention_scratch(k->s, &k->u.attention, 1));
+    OUT(3 * n), IN(n), IN(n), IN(a[0] * a[2] * a[1]), IN(3 * n), SCRATCH(k->be->attention_scratch(k->s, &k->u.attention, 1));
+    if (a[6]) unfused_attention(k, d, st, 4, 1);
+    else ADD(a[2]), IN(a[2]);
     k->run = run_attention_bwd;
+    if (*st == TS_OK) /* what forward leaves: output, sums of exponentials */
+        *st = k->be->attention_fwd(k->s, k->p[2], k->p[3], k->p[4], last_buffer(k, 7), NULL, &k->u.attention, k->p[5]);
 }
 MAKE(attention_cached)
 {
