@@ -45,6 +45,7 @@ struct kernel {
         ts_residual_fsq rfsq;
         ts_residual_vq rvq;
         ts_sample sample;
+        ts_resize resize;
     } u;
     ts_digit_head head;
     ts_smooth smooth;
@@ -93,6 +94,13 @@ void unfused_fsq_bwd(kernel *k, ts_device *d, ts_status *st);
 void unfused_fsq_project_bwd(kernel *k, ts_device *d, ts_status *st);
 /* qkv, dout: those buffers; dout -1: forward. */
 void unfused_attention(kernel *k, ts_device *d, ts_status *st, int qkv, int dout);
+
+void unfused_digit_head(kernel *k, ts_device *d, ts_status *st);
+void unfused_residual_vq(kernel *k, ts_device *d, ts_status *st);
+void unfused_resize(kernel *k, ts_device *d, ts_status *st);
+
+/* A plan of op_resize.h as those of a bicubic filter are: so many inputs for each output, all of one weight. n numbers. */
+int kernel_plan(kernel *k, ts_device *d, ts_status *st, kernel_role role, const ts_resize *r);
 
 /* For them: a buffer of n floats that costs nothing; one of these numbers; y = a f b of N numbers, b (N/(R*C),C) (op_step.h). */
 int kernel_room(kernel *k, ts_device *d, ts_status *st, int64_t n);

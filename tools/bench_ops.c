@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 /* --- linear: N, I, O --- */
 
@@ -328,4 +329,49 @@ MAKE(nearest2x_fwd)
     SHAPE("B%lld %lldx%lld C%lld", LL(a[0]), LL(a[1]), LL(a[1]), LL(a[2]));
     OUT(4 * n), IN(n);
     k->run = run_nearest;
+}
+
+/* --- resize: side in, side out --- */
+
+/* One half of a plan. turned: (taps, out) rather than (out, taps) */
+static void plan_half(int32_t *plan, int in, int out, int taps, int turned)
+{
+    const int n = taps == 1 ? 1 : taps - 1;
+    for (int j = 0; j < out; j++) {
+        const int first = (int)((double)in / out * (j + 0.5) - n / 2.0);
+        plan[j] = first < 0 ? 0 : first > in - n ? in - n : first;
+        plan[out + j] = n;
+        for (int i = 0; i < taps; i++) plan[2 * out + (turned ? i * out + j : j * taps + i)] = i < n ? (1 << 22) / n : 0;
+    }
+}
+
+int kernel_plan(kernel *k, ts_device *d, ts_status *st, kernel_role role, const ts_resize *r)
+{
+    const size_t n = ts_resize_plan(r);
+    int i = kernel_buffer(k, d, st, role, (int64_t)n);
+    int32_t *plan = calloc(n, sizeof *plan);
+    if (!plan) *st = ts_fail(TS_E_NOMEM, "out of host memory");
+    if (*st == TS_OK) {
+        plan_half(plan, r->in_width, r->width, r->taps_x, 1);
+        plan_half(plan + (size_t)r->width * (size_t)(2 + r->taps_x), r->rows, r->height, r->taps_y, 0);
+        *st = k->be->upload(k->s, k->p[i], plan, n * sizeof *plan);
+    }
+    free(plan);
+    return i;
+}
+
+RUN(run_resize)
+{
+    return k->be->resize(k->s, (uint8_t *)k->p[0], (const uint8_t *)k->p[1], INT(2), &k->u.resize, k->p[3]);
+}
+
+MAKE(resize)
+{
+    const int in = (int)a[0], out = (int)a[1], taps = 4 * in / out + 1;
+    k->u.resize = (ts_resize){ in, in, out, out, taps, taps };
+    SHAPE("%dx%d to %dx%d, %d taps", in, in, out, out, taps - 1);
+    CODES((int64_t)out * out * 3 / 4), IN((int64_t)in * in * 3 / 4), kernel_plan(k, d, st, KERNEL_IN, &k->u.resize);
+    SCRATCH(k->be->resize_scratch(k->s, &k->u.resize));
+    k->run = run_resize;
+    unfused_resize(k, d, st);
 }

@@ -36,6 +36,7 @@ MAKE(add);
 MAKE(pixel_loss);
 MAKE(adamw);
 MAKE(nearest2x_fwd);
+MAKE(resize);
 MAKE(fsq_fwd);
 MAKE(fsq_bwd);
 MAKE(fsq_project_fwd);

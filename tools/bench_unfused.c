@@ -243,3 +243,36 @@ void unfused_adamw(kernel *k, ts_device *d, ts_status *st)
     k->unfused = adamw_by_tensor;
     k->same = 4;
 }
+
+/* --- resize: columns, then rows --- */
+
+static ts_resize columns_of(const ts_resize *r)
+{
+    return (ts_resize){ r->in_width, r->rows, r->width, r->rows, r->taps_x, 1 };
+}
+
+static ts_resize rows_of(const ts_resize *r)
+{
+    return (ts_resize){ r->width, r->rows, r->width, r->height, 1, r->taps_y };
+}
+
+static ts_status columns_then_rows(kernel *k)
+{
+    const ts_resize x = columns_of(&k->u.resize), y = rows_of(&k->u.resize);
+    uint8_t *between = (uint8_t *)k->p[k->aux];
+    const int32_t *plan_x = (const int32_t *)(const void *)k->p[k->aux + 1], *plan_y = (const int32_t *)(const void *)k->p[k->aux + 2];
+    TS_TRY(k->be->resize(k->s, between, (const uint8_t *)k->p[1], plan_x, &x, k->p[k->aux + 3]));
+    return k->be->resize(k->s, (uint8_t *)k->p[0], between, plan_y, &y, k->p[k->aux + 4]);
+}
+
+void unfused_resize(kernel *k, ts_device *d, ts_status *st)
+{
+    const ts_resize *r = &k->u.resize, x = columns_of(r), y = rows_of(r);
+    k->aux = kernel_room(k, d, st, (int64_t)r->width * r->rows * 3 / 4 + 1);
+    kernel_plan(k, d, st, KERNEL_SCRATCH, &x);
+    kernel_plan(k, d, st, KERNEL_SCRATCH, &y);
+    kernel_room(k, d, st, (int64_t)k->be->resize_scratch(k->s, &x) / 4 + 1);
+    kernel_room(k, d, st, (int64_t)k->be->resize_scratch(k->s, &y) / 4 + 1);
+    k->unfused = columns_then_rows;
+    k->same = 1;
+}

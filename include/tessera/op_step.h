@@ -2,7 +2,7 @@
  * uses them.
  *
  * Letters   map: N numbers; b has A rows of C numbers, each for R*C of the N.    rows: N rows of V numbers.
- * Formula   ADD, SUB, MUL, DIV  y[n] = a[n] op b[n/(R*C)*C + n mod C];     TANH, RINT  y[n] = f(a[n]), ties to even
+ * Formula   ADD, SUB, MUL, DIV  y[n] = a[n] op b[n/(R*C)*C + n mod C];     TANH, RINT, RELU  y[n] = f(a[n]), ties to even; max(a[n], 0)
  *           NORMALISE  y = (a - mean)/sqrt(var + 1e-6) of its row, biased variance
  *           SOFTMAX    y = exp(a - max)/sum of its row
  *           LOSS       y[n] = -log(a[n,which[n]])
@@ -10,6 +10,7 @@
  *           SUM        y[n] = sum_v a[n,v], as i32
  *           TOP_K      y = a, -inf below the top_k-th largest of its row
  *           TOP_P      y = a, -inf where softmax(a) summed over all up to and with a is at most 1 - top_p
+ *           ARGMAX     y[n] = the first v where a[n,v] is largest, as i32
  *           DRAW       y[n] = argmax_v a[n,v] + g[v] as in op_sample.h, as i32
  */
 #ifndef TS_OP_STEP_H
@@ -22,12 +23,13 @@
 extern "C" {
 #endif
 
-typedef enum { TS_STEP_ADD, TS_STEP_SUB, TS_STEP_MUL, TS_STEP_DIV, TS_STEP_TANH, TS_STEP_RINT } ts_step_map;
+typedef enum { TS_STEP_ADD, TS_STEP_SUB, TS_STEP_MUL, TS_STEP_DIV, TS_STEP_TANH, TS_STEP_RINT, TS_STEP_RELU } ts_step_map;
 typedef enum {
-    TS_STEP_NORMALISE, TS_STEP_SOFTMAX, TS_STEP_LOSS, TS_STEP_ONE_HOT, TS_STEP_SUM, TS_STEP_TOP_K, TS_STEP_TOP_P, TS_STEP_DRAW
+    TS_STEP_NORMALISE, TS_STEP_SOFTMAX, TS_STEP_LOSS, TS_STEP_ONE_HOT, TS_STEP_SUM, TS_STEP_TOP_K, TS_STEP_TOP_P, TS_STEP_ARGMAX,
+    TS_STEP_DRAW
 } ts_step_rows;
 
-/*   y (N) f32 out, may be a      a (N) f32 in      b f32 in, NULL for TANH and RINT */
+/*   y (N) f32 out, may be a      a (N) f32 in      b f32 in, NULL for TANH, RINT and RELU */
 typedef ts_status ts_step_map_fn(ts_stream *s, float *y, const float *a, const float *b, ts_step_map f, int64_t N, int64_t R,
                                  int64_t C);
 /*   y (N,V) f32, or (N) f32 or i32, out; not a      a (N,V) f32 in      which (N) i32 in: LOSS and ONE_HOT

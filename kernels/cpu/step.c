@@ -18,6 +18,7 @@ static inline void run(float *y, const float *a, const float *b, int64_t n, ts_s
                : f == TS_STEP_MUL  ? a[i] * right
                : f == TS_STEP_DIV  ? a[i] / right
                : f == TS_STEP_TANH ? ts_tanhf(a[i])
+               : f == TS_STEP_RELU ? (a[i] > 0 ? a[i] : 0)
                                    : rintf(a[i]);
     }
 }
@@ -31,6 +32,7 @@ static inline void map_run(float *y, const float *a, const float *b, int64_t n, 
     case TS_STEP_DIV: run(y, a, b, n, TS_STEP_DIV, one); return;
     case TS_STEP_TANH: run(y, a, b, n, TS_STEP_TANH, one); return;
     case TS_STEP_RINT: run(y, a, b, n, TS_STEP_RINT, one); return;
+    case TS_STEP_RELU: run(y, a, b, n, TS_STEP_RELU, one); return;
     }
 }
 
@@ -126,6 +128,14 @@ static int32_t draw(const float *a, const ts_sample *how, int64_t n, int64_t V)
     return best;
 }
 
+static int32_t first_largest(const float *a, int64_t V)
+{
+    const float max = max_of(a, V);
+    for (int64_t v = 0; v < V; v++)
+        if (a[v] == max) return (int32_t)v;
+    return 0;
+}
+
 static void one_row(void *y, const float *a, const int32_t *which, ts_step_rows f, const ts_sample *how, int64_t n, int64_t V)
 {
     float *row = (float *)y + n * V, sum = 0;
@@ -147,6 +157,7 @@ static void one_row(void *y, const float *a, const int32_t *which, ts_step_rows 
     case TS_STEP_TOP_P:
         for (int64_t v = 0; v < V; v++) row[v] = ts_step_order(a[v]) >= least ? a[v] : -INFINITY;
         return;
+    case TS_STEP_ARGMAX: ((int32_t *)y)[n] = first_largest(a, V); return;
     case TS_STEP_DRAW: ((int32_t *)y)[n] = draw(a, how, n, V); return;
     }
 }

@@ -11,6 +11,7 @@ static __device__ inline float map_at(float a, float b, ts_step_map f)
     case TS_STEP_MUL: return a * b;
     case TS_STEP_DIV: return a / b;
     case TS_STEP_TANH: return ts_tanhf(a);
+    case TS_STEP_RELU: return a > 0 ? a : 0.0f;
     default: return rintf(a);
     }
 }
@@ -93,28 +94,29 @@ static __device__ inline uint32_t mass_up_to(row r, double limit)
     return u;
 }
 
-/* The lowest v of those that are the largest. */
-static __device__ inline void draw(int32_t *y, row r, const ts_sample &how, int64_t n)
+/* The lowest v of those that are the largest, with noise added or as they are. */
+static __device__ inline void draw(int32_t *y, row r, const ts_sample &how, int64_t n, bool noise)
 {
     const int64_t V = r.V;
     float most = -INFINITY;
     EACH_OF_ROW(v)
     {
-        const float x = r.a[v] + ts_step_noise(&how, n, v);
+        const float x = noise ? r.a[v] + ts_step_noise(&how, n, v) : r.a[v];
         most = x > most ? x : most;
     }
     most = block_max(most, r.floats);
     float first = -(float)V;
     EACH_OF_ROW(v)
     {
-        const float x = r.a[v] + ts_step_noise(&how, n, v);
+        const float x = noise ? r.a[v] + ts_step_noise(&how, n, v) : r.a[v];
         if (x == most && -(float)v > first) first = -(float)v;
     }
     first = block_max(first, r.floats);
     if (threadIdx.x == 0) y[n] = (int32_t)-first;
 }
 
-static __global__ void step_rows_k1(void *y, const float *a, const int32_t *which, ts_step_rows f, ts_sample how, int64_t V)
+static __global__ void __launch_bounds__(BLOCK, 6)
+    step_rows_k1(void *y, const float *a, const int32_t *which, ts_step_rows f, ts_sample how, int64_t V)
 {
     __shared__ float floats[WARP];
     __shared__ double doubles[WARP];
@@ -134,8 +136,8 @@ static __global__ void step_rows_k1(void *y, const float *a, const int32_t *whic
         EACH_OF_ROW(v) sum += r.a[v];
         sum = block_sum(sum, floats);
         if (threadIdx.x == 0) ((int32_t *)y)[n] = (int32_t)sum;
-    } else if (f == TS_STEP_DRAW) {
-        draw((int32_t *)y, r, how, n);
+    } else if (f == TS_STEP_DRAW || f == TS_STEP_ARGMAX) {
+        draw((int32_t *)y, r, how, n, f == TS_STEP_DRAW);
     } else {
         const uint32_t least = f == TS_STEP_TOP_K ? kth_largest(r, how.top_k) : mass_up_to(r, 1 - (double)how.top_p) + 1;
         EACH_OF_ROW(v) to[v] = ts_step_order(r.a[v]) >= least ? r.a[v] : -INFINITY;

@@ -15,6 +15,7 @@ static double mapped(ts_step_map f, double a, double b)
     case TS_STEP_DIV: return a / b;
     case TS_STEP_TANH: return tanh(a);
     case TS_STEP_RINT: return rint(a);
+    case TS_STEP_RELU: return fmax(a, 0);
     }
     return NAN;
 }
@@ -27,7 +28,7 @@ T_TEST(map)
         float *a = t_normals(N, 2, 1), *b = t_normals(A * C, 1, 2);
         double *want = t_alloc(sizeof *want * (size_t)N);
         t_buf *dev_a = T_INF(a, N), *dev_b = T_INF(b, A * C);
-        for (int f = TS_STEP_ADD; f <= TS_STEP_RINT; f++) {
+        for (int f = TS_STEP_ADD; f <= TS_STEP_RELU; f++) {
             t_buf *y = T_OUTF(N);
             T_OK(be->step_map(s, y->dev, dev_a->dev, f < TS_STEP_TANH ? dev_b->dev : NULL, (ts_step_map)f, N, R, C));
             t_down(y);
@@ -122,6 +123,11 @@ T_TEST(sampling)
         }
         T_EQI(T_I(got)[n], T_I(want)[n]);
     }
+    for (int n = 0; n < N; n++) a[n * V + 17] = a[n * V + 250] = 20;
+    t_buf *equal = T_INF(a, N * V);
+    T_OK(be->step_rows(s, got->dev, equal->dev, NULL, TS_STEP_ARGMAX, NULL, N, V));
+    t_down(got);
+    for (int n = 0; n < N; n++) T_EQI(T_I(got)[n], 17);
     /* of equal sums the lowest class: none is finite */
     for (int i = 0; i < N * V; i++) a[i] = -INFINITY;
     t_buf *none = T_INF(a, N * V);
