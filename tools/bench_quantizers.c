@@ -115,18 +115,18 @@ MAKE(residual_fsq_fwd)
     k->run = run_rfsq_fwd;
     unfused_residual_fsq(k, d, st);
 }
-/* B, V */
+/* B, V, K scales of the published ones */
 MAKE(residual_vq_fwd)
 {
     ts_pyramid p;
-    if (*st == TS_OK) *st = ts_pyramid_init(&p, PUBLISHED_SIDE, 10, 4, 0.5f);
+    if (*st == TS_OK) *st = ts_pyramid_init(&p, PUBLISHED_SIDE, (int)a[2], 4, 0.5f);
     if (*st != TS_OK) return;
-    const int64_t n = a[0] * 256 * 32, V = a[1];
+    const int64_t n = a[0] * p.h * p.w * 32, V = a[1];
     k->u.rvq = (ts_residual_vq){ p, 32, (int32_t)V, 0, 0.25f };
-    k->flops = 2.0 * (double)(a[0] * 680 * V * 32);
+    k->flops = 2.0 * (double)(a[0] * p.T * V * 32);
     k->B = a[0];
-    SHAPE("B%lld 16x16 D32 K10 V%lld", LL(a[0]), LL(V));
-    OUT(n), CODES(a[0] * 680), OUT(10), IN(n), IN(V * 32);
+    SHAPE("B%lld %dx%d D32 K%d V%lld", LL(a[0]), p.h, p.w, p.K, LL(V));
+    OUT(n), CODES(a[0] * p.T), OUT(p.K), IN(n), IN(V * 32);
     phi_buffers(k, d, st, 4, 32, &k->phi, KERNEL_IN);
     SCRATCH(k->be->residual_vq_scratch(k->s, &k->u.rvq, a[0], 0));
     k->run = run_rvq_fwd;
