@@ -43,6 +43,7 @@ static ts_status take_device(ts_stream *s)
         return ts_fail(TS_E_DEVICE, "cuda:%d has compute capability %d.%d, this build needs %d.0 or newer", s->index,
                        p.major, p.minor, OLDEST);
     s->most_shared = p.sharedMemPerBlockOptin;
+    s->processors = p.multiProcessorCount;
     return ts_cuda(cudaSetDevice(s->index), "cuda device");
 }
 

@@ -14,6 +14,7 @@
 struct ts_stream {
     int index;          /* of the device                                             */
     size_t most_shared; /* bytes of shared memory that a block can have, if it asks  */
+    int processors;     /* multiprocessors                                           */
     cudaStream_t stream;
     const ts_cublas *blas;
     cublasHandle_t blas_handle;
@@ -31,18 +32,45 @@ static const unsigned ALL_LANES = 0xffffffffu;
 /* The status of a call of the runtime; `what` names it in the message. */
 ts_status ts_cuda(cudaError_t e, const char *what);
 
-/* Launch a kernel on ts_stream *s; the value is a ts_status. */
+/* Launch a kernel on ts_stream *s; the value is a ts_status. TOGETHER: a cooperative launch, whose blocks are all there
+ * at one time (ts_resident) and may wait for each other. */
 #ifdef __CUDACC__
 #define TS_LAUNCH(kernel, grid, block, shared_bytes, s, ...)                                                           \
     (kernel<<<(grid), (block), (shared_bytes), (s)->stream>>>(__VA_ARGS__), ts_cuda(cudaGetLastError(), #kernel))
+#define TS_LAUNCH_TOGETHER(kernel, ...) ts_launch_together(#kernel, kernel, __VA_ARGS__)
 #define TS_SHARED(name) extern __shared__ __align__(32) unsigned char name[]
 #define TS_VECTOR(p, bytes, write) ((void)0)
 #else
 #define TS_LAUNCH(kernel, grid, block, shared_bytes, s, ...)                                                           \
-    ts_cuda(emu::launch(#kernel, kernel, (grid), (block), (shared_bytes), (s)->stream, __VA_ARGS__), #kernel)
+    ts_cuda(emu::launch(#kernel, false, kernel, (grid), (block), (shared_bytes), (s)->stream, __VA_ARGS__), #kernel)
+#define TS_LAUNCH_TOGETHER(kernel, grid, block, shared_bytes, s, ...)                                                  \
+    ts_cuda(emu::launch(#kernel, true, kernel, (grid), (block), (shared_bytes), (s)->stream, __VA_ARGS__), #kernel)
 #define TS_SHARED(name) unsigned char *const name = (unsigned char *)emu::dynamic_shared()
 #define TS_VECTOR(p, bytes, write) emu::check_vector(p, bytes, write)
 #endif
+
+#ifdef __CUDACC__
+template <class... P, class... A>
+ts_status ts_launch_together(const char *name, void (*kernel)(P...), unsigned grid, int block, size_t shared_bytes,
+                             const ts_stream *s, A... a)
+{
+    const auto launch = [&](P... p) {
+        void *list[] = { (void *)&p... };
+        return cudaLaunchCooperativeKernel((const void *)kernel, grid, block, list, shared_bytes, s->stream);
+    };
+    return ts_cuda(launch(a...), name);
+}
+#endif
+
+/* Blocks of a kernel that the device holds at one time. */
+static inline ts_status ts_resident(int64_t *blocks, const ts_stream *s, const void *kernel, int threads,
+                                    size_t shared_bytes, const char *what)
+{
+    int n = 0;
+    TS_TRY(ts_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&n, kernel, threads, shared_bytes), what));
+    *blocks = (int64_t)(n < 1 ? 1 : n) * s->processors; /* if there is no room for one, the launch says so */
+    return TS_OK;
+}
 
 /* Blocks for n threads of a grid-stride loop: enough to fill any device, so that big tensors do not start more. */
 static inline unsigned ts_blocks(int64_t n)

@@ -1,12 +1,15 @@
 /* block.cpp - the threads of a block as fibers. Contract: emu.h.
  *
  * A fiber runs threads one after the other until one has to wait; that thread keeps the fiber, and the scheduler takes
- * another. So a kernel without barriers costs no switches. */
+ * another. So a kernel without barriers costs no switches. Blocks run one after the other as well; those of a
+ * cooperative launch up to the barrier of the grid, where each leaves its threads and its shared memory for the next
+ * one. */
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <boost/context/detail/fcontext.hpp>
 #include <cstdlib>
+#include <deque>
 #include <map>
 #include <numeric>
 #include <string>
@@ -43,9 +46,11 @@ struct fiber {
 namespace
 {
 
-constexpr size_t STACK = 128 << 10, PAGE = 4096;
+/* Fibers are made when they are needed; each takes two of the 65,530 mappings that Linux allows. */
+constexpr size_t STACK = 128 << 10, PAGE = 4096, MOST_FIBERS = 28 << 10;
 
-std::vector<fiber> fibers(MAX_THREADS);
+char *stacks;
+std::deque<fiber> fibers;
 std::vector<fiber *> idle;
 std::vector<thread> threads;
 std::vector<int> order; /* in which threads start and go on */
@@ -101,20 +106,28 @@ void fiber_main(context::transfer_t from)
     }
 }
 
-void make_fibers()
+void make_stacks()
 {
-    if (!idle.empty()) return;
-    const size_t bytes = fibers.size() * STACK;
-    char *p = (char *)mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED) fatal("no memory for the stacks of %zu fibers", fibers.size());
+    if (stacks) return;
+    const size_t bytes = MOST_FIBERS * STACK;
+    void *p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) fatal("no memory for the stacks of %zu fibers", MOST_FIBERS);
+    stacks = (char *)p;
     set_stacks(p, bytes);
-    for (fiber &f : fibers) {
-        f.stack = p;
-        p += STACK;
-        mprotect(f.stack, PAGE, PROT_NONE); /* stacks grow down into this page */
-        f.context = context::make_fcontext(f.stack + STACK, STACK - PAGE, fiber_main);
-        idle.push_back(&f);
+}
+
+fiber *take_fiber()
+{
+    if (idle.empty()) {
+        if (fibers.size() == MOST_FIBERS) fatal("%s has more than %zu threads at one time", kernel_name, MOST_FIBERS);
+        char *stack = stacks + fibers.size() * STACK;
+        mprotect(stack, PAGE, PROT_NONE); /* stacks grow down into this page */
+        fibers.push_back(fiber{ context::make_fcontext(stack + STACK, STACK - PAGE, fiber_main), stack, nullptr });
+        return &fibers.back();
     }
+    fiber *f = idle.back();
+    idle.pop_back();
+    return f;
 }
 
 std::string name_of(const thread &t)
@@ -239,7 +252,12 @@ bool release_barrier()
     return true;
 }
 
-/* Nothing can go on: either all is done, or somebody waits for ever. */
+bool same_barrier(const thread &a, const thread &b)
+{
+    return a.state != thread::AT_WARP && a.state == b.state && a.line == b.line && a.file == b.file;
+}
+
+/* Nothing can go on: either all is done, or all wait for the other blocks, or somebody waits for ever. */
 void finish_block()
 {
     for (thread &t : threads) {
@@ -247,9 +265,11 @@ void finish_block()
         for (thread &other : threads) {
             if (t.state == thread::AT_WARP && (other.number / WARP != t.number / WARP || same_operation(t, other)))
                 continue;
-            if (t.state == thread::AT_BARRIER && other.state == thread::AT_BARRIER && other.line == t.line) continue;
+            if (same_barrier(t, other)) continue;
             current = &t;
-            const char *what = t.state == thread::AT_WARP ? "warp operation" : "barrier";
+            const char *what = t.state == thread::AT_WARP   ? "warp operation"
+                               : t.state == thread::AT_GRID ? "barrier of the grid"
+                                                            : "barrier";
             if (other.state == thread::DONE)
                 fatal("%s:%d: %s that thread %s never reaches: it has ended", t.file, t.line, what,
                       name_of(other).c_str());
@@ -259,17 +279,20 @@ void finish_block()
     }
 }
 
-void run_block(size_t dynamic_bytes)
+void start_block(uint64_t b, size_t dynamic_bytes)
 {
+    blockIdx = { (unsigned)(b % gridDim.x), (unsigned)(b / gridDim.x % gridDim.y),
+                 (unsigned)(b / gridDim.x / gridDim.y) };
     for (thread &t : threads) t.state = thread::NEW;
     started = 0;
-    block_epoch++;
     begin_block(dynamic_bytes ? dynamic_buffer : nullptr, dynamic_bytes);
-    while (started < threads.size()) {
-        fiber *f = idle.back();
-        idle.pop_back();
-        resume(f);
-    }
+}
+
+/* Run the block until all of its threads have ended, or wait for the grid. */
+void go_on()
+{
+    block_epoch++;
+    while (started < threads.size()) resume(take_fiber());
     for (;;) {
         bool any = false;
         for (int i : order) {
@@ -283,6 +306,50 @@ void run_block(size_t dynamic_bytes)
     }
     finish_block();
     if (counting) end_phase();
+}
+
+/* A block of a cooperative launch while others run. */
+struct waiting_block {
+    uint3 index;
+    std::vector<thread> all;
+    std::vector<int> turns;
+    block_memory *memory;
+};
+
+void put_aside(waiting_block &w)
+{
+    w = { blockIdx, std::move(threads), std::move(order), leave_block() };
+}
+
+/* Its threads have passed the barrier. */
+void take_up(waiting_block &w)
+{
+    blockIdx = w.index;
+    threads = std::move(w.all);
+    order = std::move(w.turns);
+    return_to_block(w.memory);
+    for (thread &t : threads) t.state = thread::READY;
+    started = threads.size();
+}
+
+/* All blocks have come as far as they can: all have ended, or all wait at one barrier; true then. */
+bool pass_grid_barrier(std::vector<waiting_block> &blocks)
+{
+    for (waiting_block &w : blocks) {
+        thread &t = w.all[0];
+        for (const waiting_block &o : blocks) {
+            const thread &other = o.all[0];
+            if (t.state == thread::DONE || same_barrier(t, other)) continue;
+            current = &t;
+            blockIdx = w.index;
+            if (other.state == thread::DONE)
+                fatal("%s:%d: barrier of the grid that block (%u,%u,%u) never reaches: it has ended", t.file, t.line,
+                      o.index.x, o.index.y, o.index.z);
+            fatal("%s:%d: barrier of the grid that block (%u,%u,%u) does not reach: it waits at %s:%d", t.file, t.line,
+                  o.index.x, o.index.y, o.index.z, other.file, other.line);
+        }
+    }
+    return blocks[0].all[0].state == thread::AT_GRID;
 }
 
 uint64_t next_random(uint64_t *seed)
@@ -302,6 +369,23 @@ std::vector<int> make_order(int n, uint64_t *seed)
     return o;
 }
 
+void make_threads(int n)
+{
+    threads.assign(n, thread());
+    for (int i = 0; i < n; i++) {
+        threads[i].number = i;
+        threads[i].index = { i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y };
+    }
+}
+
+void wait_at(decltype(thread::state) state, const char *file, int line)
+{
+    current->state = state;
+    current->file = file;
+    current->line = line;
+    leave();
+}
+
 void check_limits(const launch_request &r)
 {
     const uint64_t n = (uint64_t)r.block.x * r.block.y * r.block.z;
@@ -317,11 +401,29 @@ void check_limits(const launch_request &r)
 
 } // namespace
 
-cudaError_t set_shared_limit(const void *kernel, int bytes)
+int most_shared()
 {
     const char *text = getenv("TS_EMU_SHARED");
-    const int most = !text ? (int)MAX_SHARED : atoi(text) < STATIC_SHARED ? (int)STATIC_SHARED : atoi(text);
-    if (bytes < 0 || bytes > most || refuses()) return cudaErrorInvalidValue;
+    return !text ? (int)MAX_SHARED : atoi(text) < STATIC_SHARED ? (int)STATIC_SHARED : atoi(text);
+}
+
+int processors()
+{
+    const char *text = getenv("TS_EMU_PROCESSORS");
+    return text ? atoi(text) : 8;
+}
+
+int resident_blocks(int threads, size_t dynamic_shared)
+{
+    enum { THREADS = 2048, BLOCKS = 32, OF_SYSTEM = 1 << 10 };
+    const int whole = (threads + WARP - 1) / WARP * WARP;
+    const size_t by_memory = ((size_t)most_shared() + OF_SYSTEM) / (dynamic_shared + OF_SYSTEM);
+    return std::min({ (int)BLOCKS, THREADS / whole, (int)by_memory });
+}
+
+cudaError_t set_shared_limit(const void *kernel, int bytes)
+{
+    if (bytes < 0 || bytes > most_shared() || refuses()) return cudaErrorInvalidValue;
     shared_limits[kernel] = bytes;
     return cudaSuccess;
 }
@@ -333,7 +435,7 @@ void run_kernel(const launch_request &r)
     const bool backwards = seed % 2; /* every other seed starts with the last block */
     kernel_name = r.name;
     check_limits(r);
-    make_fibers();
+    make_stacks();
     request = &r;
     set_arguments(r.arguments, r.arguments_bytes);
     blockDim = r.block;
@@ -342,29 +444,37 @@ void run_kernel(const launch_request &r)
     free(dynamic_buffer);
     if (posix_memalign((void **)&dynamic_buffer, 128, r.shared_bytes + 1) != 0) fatal("no memory for shared memory");
     const int n = (int)(r.block.x * r.block.y * r.block.z);
-    threads.assign(n, thread());
-    for (int i = 0; i < n; i++) {
-        threads[i].number = i;
-        threads[i].index = { i % r.block.x, i / r.block.x % r.block.y, i / r.block.x / r.block.y };
-    }
     const uint64_t blocks = (uint64_t)r.grid.x * r.grid.y * r.grid.z;
+    std::vector<waiting_block> aside(r.together ? blocks : 0);
     begin_traffic(r.name, n);
     for (uint64_t i = 0; i < blocks; i++) {
-        const uint64_t b = backwards ? blocks - 1 - i : i;
-        blockIdx = { (unsigned)(b % r.grid.x), (unsigned)(b / r.grid.x % r.grid.y),
-                     (unsigned)(b / r.grid.x / r.grid.y) };
-        if (i == 0 || seed) order = make_order(n, &seed);
-        run_block(r.shared_bytes);
+        if (i == 0 || r.together) make_threads(n);
+        if (i == 0 || r.together || seed) order = make_order(n, &seed);
+        if (r.together) change_block();
+        start_block(backwards ? blocks - 1 - i : i, r.shared_bytes);
+        go_on();
+        if (r.together) put_aside(aside[i]);
     }
+    while (r.together && pass_grid_barrier(aside))
+        for (waiting_block &w : aside) {
+            take_up(w);
+            change_block();
+            go_on();
+            put_aside(w);
+        }
+    for (waiting_block &w : aside) return_to_block(w.memory);
     end_traffic(r);
+}
+
+void grid_barrier(const char *file, int line)
+{
+    if (!request->together) fatal("%s:%d: barrier of the grid in a launch that is not cooperative", file, line);
+    wait_at(thread::AT_GRID, file, line);
 }
 
 void barrier(const char *file, int line)
 {
-    current->state = thread::AT_BARRIER;
-    current->file = file;
-    current->line = line;
-    leave();
+    wait_at(thread::AT_BARRIER, file, line);
 }
 
 uint64_t warp(warp_op op, unsigned mask, uint64_t value, int lane, const char *file, int line)

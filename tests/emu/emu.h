@@ -12,11 +12,14 @@
  * __tsan_* functions of memory.cpp. (With ASAN=1 AddressSanitizer takes that place: bounds and freed memory, but
  * neither unwritten memory nor races.) What a device would do wrong silently ends the program with one line:
  *   - launches and shared memory over the limits of sm_80, empty launches
- *   - a barrier or warp operation that not all its threads reach, or reach at different lines
+ *   - a barrier or warp operation that not all its threads reach, or reach at different lines; a barrier of the grid that
+ *     not all threads of all blocks reach, or in a launch that is not cooperative
  *   - access to device memory outside of any allocation, freed, or never written; to host memory; misaligned vectors
  *   - shared memory read before it is written, and races: two threads, one word, a write, no barrier between
  *   - with TS_EMU_GUARD=1 (slow) host code that touches device memory
  * TS_EMU_FAIL=N makes the N-th call of the runtime, cuBLAS or cuDNN from now on fail, and takes the variable away then.
+ * TS_EMU_PROCESSORS=N is how many multiprocessors there are, 8 without it. A cooperative launch of more blocks than they
+ * have room for is refused as by CUDA; static shared memory and registers, which are not known here, take none.
  * TS_EMU_SEED=N runs blocks, and the threads of a block, in another order for every N; 0, the default, is ascending.
  */
 #ifndef TS_EMU_H
@@ -37,7 +40,7 @@ struct thread {
     int number;          /* in its block */
     unsigned warp_syncs; /* warp operations so far, over all launches */
     struct fiber *fiber;
-    enum { NEW, READY, AT_BARRIER, AT_WARP, DONE } state;
+    enum { NEW, READY, AT_BARRIER, AT_WARP, AT_GRID, DONE } state;
     const char *file; /* where it waits, and for what */
     int line;
     warp_op op;
@@ -53,6 +56,9 @@ extern unsigned block_epoch; /* counts barriers and blocks */
 [[noreturn]] void fatal(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 void run_kernel(const launch_request &r);
+int most_shared(); /* bytes of shared memory that a block can have: TS_EMU_SHARED */
+int processors();
+int resident_blocks(int threads, size_t dynamic_shared); /* of a multiprocessor at one time */
 
 /* memory.cpp. With TS_EMU_GUARD device memory is inaccessible to the host except between open and close. */
 void *device_alloc(size_t bytes); /* NULL if there is no more */
@@ -66,6 +72,10 @@ void check_device(const void *p, size_t bytes, bool write, const char *what);
 
 /* Shared memory of a block: the section of __shared__ variables and one dynamic buffer. */
 void begin_block(void *dynamic, size_t bytes);
+/* A block that waits for the grid leaves its shared memory, and what is known of it, and finds both again. */
+struct block_memory;
+block_memory *leave_block();
+void return_to_block(block_memory *m); /* which is gone then */
 void set_arguments(const void *p, size_t bytes);
 void set_stacks(const void *p, size_t bytes);
 
@@ -77,7 +87,8 @@ void begin_traffic(const char *kernel, int threads);
 void count_access(const void *p, size_t bytes, bool write, bool shared, const void *site);
 /* A vector, whose numbers follow one by one. */
 void count_vector(const void *p, size_t bytes, bool write, bool shared, const void *site);
-void end_phase(); /* all threads stand at a barrier, or have ended */
+void end_phase();    /* all threads stand at a barrier, or have ended */
+void change_block(); /* of a cooperative launch: each begins, and goes on behind a barrier, with an empty cache */
 void end_traffic(const launch_request &r);
 
 /* stream.cpp */

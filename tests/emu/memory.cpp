@@ -62,7 +62,7 @@ struct word {
     unsigned write_syncs, read_syncs; /* warp operations of these, then       */
 };
 std::vector<word> words;
-unsigned block_number;
+unsigned block_number, last_block;
 
 #if !defined __SANITIZE_ADDRESS__
 void on_fault(int, siginfo_t *info, void *)
@@ -267,9 +267,32 @@ void begin_block(void *dynamic, size_t bytes)
     static_range = { (uintptr_t)__start_emu_shared, (size_t)(__stop_emu_shared - __start_emu_shared) };
     dynamic_range = { (uintptr_t)dynamic, bytes };
     words.resize((static_range.bytes + MAX_SHARED) / 4 + 2);
-    block_number++;
+    block_number = ++last_block;
     if (static_range.bytes) memset(__start_emu_shared, 0xff, static_range.bytes);
     if (bytes) memset(dynamic, 0xff, bytes);
+}
+
+struct block_memory {
+    std::vector<char> variables, dynamic;
+    std::vector<word> words;
+    unsigned number;
+};
+
+block_memory *leave_block()
+{
+    const char *v = (const char *)static_range.begin, *d = (const char *)dynamic_range.begin;
+    return new block_memory{
+        { v, v + static_range.bytes }, { d, d + dynamic_range.bytes }, std::move(words), block_number
+    };
+}
+
+void return_to_block(block_memory *m)
+{
+    if (!m->variables.empty()) memcpy((void *)static_range.begin, m->variables.data(), m->variables.size());
+    if (!m->dynamic.empty()) memcpy((void *)dynamic_range.begin, m->dynamic.data(), m->dynamic.size());
+    words = std::move(m->words);
+    block_number = m->number;
+    delete m;
 }
 
 void set_arguments(const void *p, size_t bytes)

@@ -106,6 +106,10 @@ cudaError_t enqueue(const launch_request &r, cudaStream_t s)
 {
     std::shared_ptr<void> arguments(r.arguments, r.drop);
     if (refuses()) return cudaErrorUnknown;
+    const uint64_t blocks = (uint64_t)r.grid.x * r.grid.y * r.grid.z;
+    const int threads = (int)(r.block.x * r.block.y * r.block.z);
+    if (r.together && blocks > (uint64_t)processors() * resident_blocks(threads, r.shared_bytes))
+        return cudaErrorCooperativeLaunchTooLarge;
     enqueue_task(s, [r, arguments] { run_kernel(r); });
     return cudaSuccess;
 }
@@ -125,6 +129,8 @@ const char *cudaGetErrorString(cudaError_t e)
         return "invalid device ordinal";
     case cudaErrorNoDevice:
         return "no CUDA-capable device is detected";
+    case cudaErrorCooperativeLaunchTooLarge:
+        return "too many blocks in cooperative launch";
     case cudaErrorUnknown:
         break;
     case cudaErrorInsufficientDriver:
@@ -168,7 +174,15 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device)
     p->sharedMemPerBlockOptin = shared ? (size_t)atoi(shared) : (size_t)emu::MAX_SHARED;
     p->major = tens / 10;
     p->minor = tens % 10;
+    p->multiProcessorCount = emu::processors();
     return cudaSetDevice(device);
+}
+
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const void *, int threads, size_t dynamic_shared)
+{
+    if (emu::refuses()) return cudaErrorUnknown;
+    *blocks = emu::resident_blocks(threads, dynamic_shared);
+    return cudaSuccess;
 }
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)

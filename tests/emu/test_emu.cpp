@@ -1,68 +1,8 @@
 /* test_emu.cpp - the emulated device is strict: each mistake of a kernel or of its host code, made on purpose, ends the
  * program with the line that names it, and correct code passes under every order of threads. */
-#include <check.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <cstdio>
-#include <cstdlib>
-
-#include "kernels/cuda/device.h"
-#include "kernels/cuda/launch.cuh"
-
-/* Without callbacks of single accesses (AddressSanitizer, coverage) neither races nor unwritten memory are seen. */
-enum { CALLBACKS = TS_EMU_CALLBACKS };
-
-static ts_stream *s;
-
-static int *device_ints(int n)
-{
-    void *p;
-    ck_assert_int_eq(mem_alloc_cuda(s, &p, (size_t)n * sizeof(int)), TS_OK);
-    return (int *)p;
-}
-
-static int *written_ints(int n)
-{
-    int *p = device_ints(n);
-    ck_assert_int_eq(zero_cuda(s, p, (size_t)n * sizeof(int)), TS_OK);
-    return p;
-}
-
-/* body, in a process of its own, must die with `text` in what it says; NULL: it must live. */
-static void expect(const char *what, void (*body)(), const char *text)
-{
-    int ends[2];
-    ck_assert_int_eq(pipe(ends), 0);
-    const pid_t child = fork();
-    if (child == 0) {
-        dup2(ends[1], 2);
-        ck_assert_int_eq(stream_new_cuda(&s, 0, 0), TS_OK);
-        body();
-        ck_assert_int_eq(stream_sync_cuda(s), TS_OK);
-        _exit(0);
-    }
-    close(ends[1]);
-    char said[4096];
-    size_t n = 0;
-    for (ssize_t got; (got = read(ends[0], said + n, sizeof said - 1 - n)) > 0;) n += (size_t)got;
-    said[n] = '\0';
-    close(ends[0]);
-    int status;
-    waitpid(child, &status, 0);
-    if (text)
-        ck_assert_msg(WIFSIGNALED(status) && strstr(said, text), "%s: expected \"%s\", it said \"%s\"", what, text,
-                      said);
-    else
-        ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s: failed with \"%s\"", what, said);
-}
-
-#define LAUNCH(kernel, grid, block, bytes, ...)                                                                        \
-    ck_assert_int_eq(TS_LAUNCH(kernel, grid, block, bytes, s, __VA_ARGS__), TS_OK)
+#include "tests/emu/strict.h"
 
 /* ---- threads of a block ---- */
-
-enum { N = 96 };
 
 static void reverse(int *out, int barrier)
 {
@@ -383,7 +323,7 @@ static void recorded()
     ts_capture *c;
     int *n = written_ints(1), got = 0;
     ck_assert_int_eq(capture_begin_cuda(s), TS_OK);
-    LAUNCH(increment, 1, 1, 0, n);
+    LAUNCH_TOGETHER(increment, 1, 1, 0, n);
     ck_assert_int_eq(capture_end_cuda(s, &c), TS_OK);
     for (int i = 0; i < 3; i++) ck_assert_int_eq(capture_launch_cuda(s, c), TS_OK);
     capture_free_cuda(s, c);

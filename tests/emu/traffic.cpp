@@ -3,7 +3,7 @@
  * Threads of a block run one after the other, so the accesses that a warp makes together are put together afterwards:
  * those at one place of the program, by lanes that stand at the same warp operation, each lane's k-th there since the
  * last barrier. They pass through a cache, cold at first, of the size that a block may hope for when a device is full
- * of blocks. */
+ * of blocks. Blocks of a cooperative launch begin with a cold one each, and again behind each barrier of the grid. */
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -253,6 +253,12 @@ void end_phase()
     requests.clear();
     index_of.clear();
     for (lane_state &lane : lanes) lane = lane_state();
+}
+
+void change_block()
+{
+    if (!closely) return;
+    for (slot &s : cache) give_up(s);
 }
 
 /* KERNEL ORDINAL GRID BLOCK DYNAMIC-SHARED BYTES, and of those wanted also MOVED FLOOR SECTORS IDEAL GROUPS PASSES. */

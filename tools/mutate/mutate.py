@@ -30,7 +30,7 @@ LIST = pathlib.Path(__file__).with_name("bugs.txt")
 # What the emulated device, Check and the test harness say, the telling ones first.
 SIGNS = [
     (r"emu: .*race on shared memory", "race"),
-    (r"emu: .*(barrier|warp operation) that thread", "barrier"),
+    (r"emu: .*(barrier|barrier of the grid|warp operation) that (thread|block)", "barrier"),
     (r"emu: .*(mask \w+ leaves out|which does not take part)", "warp mask"),
     (r"emu: .*(read before it was written|never written)", "uninitialised"),
     (r"emu: .*(outside of its allocation|not allocated|freed|beyond shared memory|runs over the end)", "out of bounds"),

@@ -46,6 +46,7 @@ enum warp_op { SYNC, SHUFFLE, SHUFFLE_XOR, SHUFFLE_DOWN, SHUFFLE_UP, BALLOT, MEE
 enum atomic_op { ADD, MIN, MAX, EXCHANGE };
 
 void barrier(const char *file, int line);
+void grid_barrier(const char *file, int line);
 uint64_t warp(warp_op op, unsigned mask, uint64_t value, int lane, const char *file, int line);
 void *dynamic_shared();
 void check_atomic(const void *p, size_t bytes); /* access and alignment */
@@ -176,6 +177,7 @@ enum cudaError_t {
     cudaErrorInvalidDevice = 101,
     cudaErrorNoDevice = 100,
     cudaErrorInsufficientDriver = 35,
+    cudaErrorCooperativeLaunchTooLarge = 720,
     cudaErrorUnknown = 999
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
@@ -186,7 +188,7 @@ enum { cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2 };
 struct cudaDeviceProp {
     char name[256];
     size_t totalGlobalMem, sharedMemPerBlockOptin;
-    int major, minor;
+    int major, minor, multiProcessorCount;
 };
 
 typedef struct emu_stream *cudaStream_t;
@@ -199,6 +201,8 @@ cudaError_t cudaGetLastError();
 cudaError_t cudaGetDeviceCount(int *n);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device);
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const void *kernel, int threads,
+                                                          size_t dynamic_shared);
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total);
 cudaError_t cudaMalloc(void **p, size_t bytes);
 cudaError_t cudaFree(void *p);
@@ -231,6 +235,7 @@ cudaError_t set_shared_limit(const void *kernel, int bytes);
 struct launch_request {
     const char *name;
     const void *kernel;
+    bool together; /* a cooperative launch */
     dim3 grid, block;
     size_t shared_bytes;
     void *arguments;
@@ -241,16 +246,15 @@ struct launch_request {
 cudaError_t enqueue(const launch_request &r, cudaStream_t s);
 
 template <class... P, class... A>
-cudaError_t launch(const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t s,
-                   A &&...a)
+cudaError_t launch(const char *name, bool together, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared_bytes,
+                   cudaStream_t s, A &&...a)
 {
     using arguments = std::tuple<P...>;
     static_assert(sizeof(arguments) <= 4096, "the arguments of a kernel are at most 4 KB");
     auto run = [](const void *k, void *p) { std::apply((void (*)(P...))k, *(arguments *)p); };
     auto drop = [](void *p) { delete (arguments *)p; };
-    const launch_request r = {
-        name, (const void *)kernel, grid, block, shared_bytes, new arguments(P(a)...), sizeof(arguments), run, drop
-    };
+    const launch_request r = { name,         (const void *)kernel,   together,          grid, block,
+                               shared_bytes, new arguments(P(a)...), sizeof(arguments), run,  drop };
     return enqueue(r, s);
 }
 
