@@ -31,17 +31,26 @@ LIMITS = {"fsq_fwd_k1": (1.05, 1.1), "fsq_bwd_k1": (1.05, 1.1), "fsq_decode_k1":
           "fsq_project_fwd_k1": (1.05, 1.1), "fsq_project_bwd_k1": (1.05, 1.1), "fsq_project_decode_k1": (1.05, 1.1),
           "residual_fsq_fwd_k1": (1.1, 1.1), "residual_fsq_lookup_k1": (1.1, 1.1),
           "ada_norm_fwd_k1": (1.25, 1.1), "ada_norm_bwd_k1": (1.25, 1.1), "ada_norm_sums_k1": (1.25, 1.1),
-          "group_norm_fwd_k1": (1.25, 1.1), "group_norm_slab_k1": (1.25, 1.1), "group_norm_slices_k1": (1.25, 1.1), "group_norm_apply_k1": (1.25, 1.1),
-          "group_norm_bwd_k1": (1.25, 1.1), "group_norm_bwd_slab_k1": (1.25, 1.1), "group_norm_bwd_slices_k1": (1.25, 1.1),
-          "group_norm_bwd_apply_k1": (1.25, 1.1), "group_norm_params_k1": (1.25, 1.1),
-          "cross_entropy_k1": (1.25, 1.1)}
-# What the table does not show.
-KNOWN = """Ops of several launches, or of larger sizes than those counted, keep them within these sizes:
-  * GroupNorm of up to 256 positions, or where a block of W channels by P positions has at most (forward; backward) 46,000; 18,000 numbers
-    on sm_86, 89 and 120, 78,000; 31,000 on sm_80, 112,000; 44,000 on sm_90 and 100. W is 8 where groups have 1, 2, 4 or 8 channels, 40 in the
-    published autoencoder, whose maps of 64x64 and more (164,000) are over it: statistics and result are launches of their own there, x is read
-    by both, 1.5 times what is least (backward 1.67). One block would have to keep what it read, and no device has the shared memory.
-  * Cross-entropy of up to 50,000 classes on sm_86, 89 and 120, 83,000 on sm_80, 116,000 on sm_90 and 100; beyond, up to 1.5 times."""
+          "group_norm_fwd_k1": (1.25, 1.1), "group_norm_slab_k1": (1.25, 1.1),
+          "group_norm_bwd_k1": (1.25, 1.1), "group_norm_bwd_slab_k1": (1.25, 1.1), "group_norm_params_k1": (1.25, 1.1),
+          "cross_entropy_k1": (1.25, 1.1), "cross_entropy_shared_k1": (1.25, 1.1)}
+# Ops whose data does not fit into one block: all launches of an op together, against the least bytes that it could move.
+SHARED_MOST = 1.25
+SHARED_OPS = [(f"GroupNorm {way}, {side}x{side} positions by 40 channels", "test_group_norm", "large_maps",
+               [(kernel, i) for kernel in kernels], numbers * 4 * 40 * side * side)
+              for i, side in enumerate((64, 96))
+              for way, kernels, numbers in (("forward", ["group_norm_slab_k1"], 2),
+                                            ("backward", ["group_norm_bwd_slab_k1", "group_norm_params_k1"], 3))]
+SHARED_OPS.append(("Cross-entropy, 2 rows of 100,000 classes", "test_cross_entropy", "long_rows", [("cross_entropy_shared_k1", 0)], 2 * 4 * 2 * 100000))
+# What the tables do not show.
+KNOWN = """Larger ops than those counted keep them within these sizes:
+  * GroupNorm where the shared memory of all multiprocessors holds half (backward 5/8) of W channels by P positions of one image: W P of at most
+    (forward; backward) 3.8; 1.5 million numbers on an RTX 3090 (sm_86), 8.5; 3.4 on an A100 (sm_80), 14.7; 5.9 on an H100 (sm_90), where a slice
+    of 256 positions fits into one block: W of up to 90 on sm_86, 154 on sm_80, 218 on sm_90, half of that backward. W is 8 where groups have 1,
+    2, 4 or 8 channels, 40 in the published autoencoder: 256x256 positions are 2.6 million, within the limit but for backward on an RTX 3090
+    (1.42), 512x512 are 10.5 (forward 1.3 on an A100). Beyond, x is read again in part: 1.5 times what is least, 1.67 backward, at most.
+  * Cross-entropy where that shared memory holds half a row: up to 4 million classes on an RTX 3090, 9 on an A100, 15 on an H100; beyond, up to
+    1.5 times."""
 
 
 class Architecture:
@@ -182,6 +191,16 @@ def run_case(options, test, case, wanted, folder="op"):
         return left()
 
 
+def measure_shared(options):
+    """{op: (bytes moved by all its launches, the least)} of SHARED_OPS."""
+    lines = {}
+    for _, test, case, launches, _ in SHARED_OPS:
+        lines.setdefault((test, case), []).extend(launches)
+    moved = {(test, line[0], int(line[1])): int(line[6]) for (test, case), wanted in lines.items()
+             for line in run_case(options, test, case, wanted)}
+    return {op: (sum(moved[test, k, i] for k, i in launches), least) for op, test, _, launches, least in SHARED_OPS}
+
+
 def survey(options):
     """The launch of each kernel whose accesses have the most bytes: {kernel: (test, case, number)}."""
     best = {}
@@ -280,6 +299,17 @@ def limit_table(traffic):
     return table(["kernel", "moved/floor", "at most", "sectors/ideal", "at most", "kept"], 1, rows)
 
 
+def shared_table(ops):
+    return table(["op", "moved", "least", "moved/least", "at most", "kept"], 1,
+                 [[op, moved, least, two_digits(moved, least), SHARED_MOST, "**over**" if moved > SHARED_MOST * least else "yes"]
+                  for op, (moved, least) in ops.items()])
+
+
+def shared_offences(ops):
+    return [f"{op}: moved/least {moved / least:.2f}, at most {SHARED_MOST}" for op, (moved, least) in ops.items()
+            if moved > SHARED_MOST * least]
+
+
 def spills(resources):
     return [f"sm_{arch}: {kernel} spills {r['spills']} bytes" for arch, kernels in sorted(resources.items())
             for kernel, r in sorted(kernels.items()) if r["spills"]]
@@ -303,8 +333,8 @@ def compiler(options):
     return subprocess.run([options.cxx, "--version"], capture_output=True, text=True).stdout.split("\n")[0]
 
 
-def write_report(options, version, resources, traffic, launches):
-    bad = offences(resources, traffic)
+def write_report(options, version, resources, traffic, launches, ops):
+    bad = offences(resources, traffic) + shared_offences(ops)
     kernels = {k for r in resources.values() for k in r}
     stacks = sorted({k for r in resources.values() for k in r if r[k]["stack"]})
     listed = "".join(f"\n  * {b}" for b in bad)
@@ -323,13 +353,21 @@ registers of sm_80 and sm_90 where nvcc has built them; it fails where a kernel 
 
 {limit_table(traffic)}
 
+## Ops shared by blocks
+
+Ops whose data does not fit into the shared memory of a block: many blocks keep it together, in one cooperative launch. Bytes of all launches of
+the op, counted on an emulated device of 18 multiprocessors (cross-entropy: 8), against the least: every input read and every result written once.
+
+{shared_table(ops)}
+
 ## Traffic
 
 Of each kernel the launch in the op tests (tests/op/test_TEST.c, case, launches of the kernel before it) whose accesses have
 the most bytes, up to {MOST_BYTES >> 20} MiB, among the first {MOST_BEFORE} of its case.
 
 * *moved*: bytes between the multiprocessors and device memory, in sectors of 32 bytes, through a cache of 48 KB, cold at the start
-  (about what a block can hope for when the device is full of blocks). *floor*: bytes read before they were written, and
+  (about what a block can hope for when the device is full of blocks); blocks of a cooperative launch begin with a cold one each, and again
+  behind each barrier of the grid. *floor*: bytes read before they were written, and
   bytes written, each once.
 * *sectors* that the accesses of all warps touch; *ideal*: as many as their bytes would fill.
 * Shared memory serves a *group* of lanes at a time (a warp, half of one for 8 bytes, a quarter for 16) in so many *passes* as words of
@@ -367,7 +405,8 @@ def read_report():
     for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
         rows = [[c.strip() for c in line.strip("|").split("|")] for line in section.split("\n") if line.startswith("| ")]
         sections[section.split("\n")[0]] = {r[0]: dict(zip(rows[0], r)) for r in rows[1:]}
-    return re.search(r"nvcc (\S+)", text).group(1), sections["Traffic"], sections["Launches"], sections["Registers and occupancy"]
+    return (re.search(r"nvcc (\S+)", text).group(1), sections["Traffic"], sections["Launches"], sections["Registers and occupancy"],
+            sections["Ops shared by blocks"])
 
 
 # ---- make check ----
@@ -419,6 +458,12 @@ def check_traffic(rows, traffic):
     return bad
 
 
+def check_shared(rows, ops):
+    """Complaints."""
+    return shared_offences(ops) + [f"traffic: {op}: moved {moved}; the report has {rows[op]['moved']}" for op, (moved, _) in ops.items()
+                                   if moved > (1 + WITHIN) * int(rows[op]["moved"])]
+
+
 def check_launches(rows, launches):
     """Complaints."""
     return [f"launches: {kernel}: {n} in a {column}; the report has {rows.get(kernel, {}).get(column, 0)}"
@@ -427,11 +472,11 @@ def check_launches(rows, launches):
 
 
 def check(options):
-    version, traffic_rows, launch_rows, resource_rows = read_report()
+    version, traffic_rows, launch_rows, resource_rows, shared_rows = read_report()
     traffic = measure(options, {k: ("test_" + r["test"], r["case"], int(r["launch"])) for k, r in traffic_rows.items()})
     resources = built_resources(options, version)
     bad = (spills(resources) + check_traffic(traffic_rows, traffic) + check_launches(launch_rows, count_launches(options)) +
-           check_resources(resources, resource_rows, traffic))
+           check_shared(shared_rows, measure_shared(options)) + check_resources(resources, resource_rows, traffic))
     if bad:
         print("\n".join(bad[:40] + ["make cuda-report writes the report anew"]))
     return 1 if bad else 0
@@ -452,7 +497,8 @@ def main():
         print(f"cuda-report: there is no {options.nvcc} here, {REPORT} stays as it is")
         return 0
     resources = compile_kernels(options, version)
-    bad = write_report(options, version, resources, measure(options, survey(options)), count_launches(options))
+    bad = write_report(options, version, resources, measure(options, survey(options)), count_launches(options),
+                       measure_shared(options))
     print("\n".join(bad or [f"{REPORT} is written; no kernel spills or is over its limit"]))
     return 1 if spills(resources) else 0
 

@@ -1,18 +1,18 @@
 /* group_norm.cu - GroupNorm with SiLU on CUDA: forward; backward is group_norm_bwd.cu. Contract:
  * tessera/op_group_norm.h. Twin: kernels/cpu/group_norm.c.
  *
- * A block has a few neighbouring groups, W channels together, so many that a row of them fills whole sectors of memory.
- * How positions are dealt out depends on the shape of one image alone, and so do the sums, which are in double, slice
- * by slice of SLICE positions: whichever way is taken, the bits are the same. An op moves x and y once (backward: x, dy
- * and dx) and, per block, again what it says here:
- *   P <= SLICE    one launch; x (and dy) once more, from the cache: W SLICE 4 bytes, twice that backward
- *   slabs         one launch; the first positions stay in shared memory, the others are read again. Taken where that
- *                 is at most 1.25 times what is least: half of the P positions fit forward, 5/8 of them backward
- *   otherwise     sums and result are launches of their own: x is read twice, 1.5 times what is least; backward x and
- *                 dy, 1.67
- * So 1.25 holds up to W P of about, in thousands,   sm_86, 89, 120: 46 forward, 18 backward;   sm_80: 78 and 31;
- * sm_90, 100: 112 and 44. W is 8 where groups have 1, 2, 4 or 8 channels (64x64 positions: 33), 40 in the published
- * autoencoder: its maps of 32x32 (41) stay within it forward, those of 64x64 and up (164) do not, on any device. */
+ * Blocks have a few neighbouring groups, W channels together (a bundle), so many that a row of them fills whole sectors
+ * of memory. How positions are dealt out depends on the shape of one image alone, and so do the sums, which are in
+ * double, slice by slice of SLICE positions: whatever the way, the bits are the same. An op is one launch (backward:
+ * another one for gamma and beta) and moves x and y once (backward: x, dy and dx) and again
+ *   P <= SLICE    x (and dy) once more, from the cache: a block has W SLICE 4 bytes, twice that backward
+ *   otherwise     what did not stay in shared memory. One block has a bundle where half of it stays (5/8 backward: 1.25
+ *                 times what is least). Larger ones are shared by many blocks, which are on the device together, wait
+ *                 for each other's sums, and keep everything as long as the device has the shared memory: W P numbers
+ *                 of, in millions, 4.3 on an A100, 7.4 on an H100 (half as many backward). The published autoencoder
+ *                 has W of 40: 256x256 positions are 2.6. Beyond, x is read again in part: 1.5 times what is least, and
+ *                 1.67 backward, at most.
+ * Sums of slices wait where y will be. */
 #include "kernels/cuda/group_norm.cuh"
 
 /* v of all threads, added up for each group: sums[group]. part: BLOCK values in shared memory. */
@@ -52,28 +52,21 @@ static __device__ inline void add_up(group_room *room, const float *x, const par
             float value[AHEAD];
 #pragma unroll
             for (int k = 0; k < AHEAD; k++) {
-                const int64_t q = p + k * v.rows;
+                const int q = p + k * v.rows;
                 value[k] = q < w.p1 ? x[w.at + q * n.C + v.channel] : pivot;
             }
 #pragma unroll
             for (int k = 0; k < AHEAD; k++) {
-                const int64_t q = p + k * v.rows;
+                const int q = p + k * v.rows;
                 const double d = (double)value[k] - pivot;
                 sum += d;
                 squares += d * d;
-                if (q < keep.held && q < w.p1) keep(q, v.channel, w) = value[k];
+                if (keep.has(q) && q < w.p1) keep(q, v.channel, w) = value[k];
             }
         }
     }
     add_up_groups(room->sum, sum, w, room->part);
     add_up_groups(room->square, squares, w, room->part);
-}
-
-/* A sum as slices hand it over: as a float and another for what that leaves of it. */
-static __device__ inline double two_floats(double sum)
-{
-    const float high = (float)sum;
-    return (double)high + (float)(sum - high);
 }
 
 /* Mean and 1/sqrt(variance + eps) of group g of all, from sums over all of its values. */
@@ -99,99 +92,86 @@ static __device__ inline void normalise(float *y, const float *x, const float *m
         EACH_ROW(p, v, w, 1)
         {
             const int64_t i = w.at + p * n.C + v.channel;
-            const float u = fmaf((p < kept.held ? kept(p, v.channel, w) : x[i]) - m, scale, shift);
+            const float u = fmaf((kept.has(p) ? kept(p, v.channel, w) : x[i]) - m, scale, shift);
             y[i] = n.silu ? u * ts_sigmoidf(u) : u;
         }
     }
 }
 
 static __global__ void group_norm_fwd_k1(float *y, float *mean, float *rstd, const float *x, const float *gamma,
-                                         const float *beta, ts_group_norm n, int groups)
+                                         const float *beta, ts_group_norm n, layout l)
 {
     __shared__ group_room room;
-    const part_of_image w = my_part(n, groups);
-    add_up(&room, x, w, n, slab{ nullptr, 0 });
-    if ((int)threadIdx.x < groups)
+    const part_of_image w = my_part(n, l);
+    add_up(&room, x, w, n, slab{ nullptr, 0, 0 });
+    if ((int)threadIdx.x < l.groups)
         finish_group(mean, rstd, room.sum[threadIdx.x], room.square[threadIdx.x], x,
                      w.b * n.G + w.c0 / w.wide + threadIdx.x, n);
     __syncthreads();
-    normalise(y, x, mean, rstd, gamma, beta, w, n, slab{ nullptr, 0 });
+    normalise(y, x, mean, rstd, gamma, beta, w, n, slab{ nullptr, 0, 0 });
 }
 
-/* All positions of a bundle of groups, in one block; the slices' sums wait in shared memory. */
-static __global__ void __launch_bounds__(MOST_TEAMS *BLOCK)
-    group_norm_slab_k1(float *y, float *mean, float *rstd, const float *x, const float *gamma, const float *beta,
-                       ts_group_norm n, int groups, int64_t held)
+/* Number k of sums (groups,slices,4) of bundle i, where y will be: in the first rows of its channels. */
+static __device__ inline float *sums_at(float *y, const part_of_image &w, const ts_group_norm &n, int k)
 {
-    TS_SHARED(shared);
-    const int teams = (int)blockDim.x / BLOCK, group = (int)threadIdx.x / WARP;
-    const int64_t slices = slices_of(&n);
-    group_room *const rooms = (group_room *)shared, *const room = rooms + my_team();
-    double *const sums = (double *)(rooms + teams), *const squares = sums + groups * slices; /* (groups,slices) */
-    const slab keep = { (float *)(squares + groups * slices), held };
-    for (int64_t first = 0; first < slices; first += teams) {
-        const part_of_image w = part_of(n, groups, blockIdx.x, first + my_team());
-        add_up(room, x, w, n, keep);
-        if (in_team() < groups && w.slice < slices) {
-            sums[in_team() * slices + w.slice] = two_floats(room->sum[in_team()]);
-            squares[in_team() * slices + w.slice] = two_floats(room->square[in_team()]);
-        }
-    }
-    __syncthreads();
-    const part_of_image all = part_of(n, groups, blockIdx.x, 0);
-    if (group < groups) {
-        double sum = 0, square = 0;
-        for (int64_t i = threadIdx.x % WARP; i < slices; i += WARP) {
-            sum += sums[group * slices + i];
-            square += squares[group * slices + i];
-        }
-        sum = warp_sum(sum);
-        square = warp_sum(square);
-        if (threadIdx.x % WARP == 0)
-            finish_group(mean, rstd, sum, square, x, all.b * n.G + all.c0 / all.wide + group, n);
-    }
-    __syncthreads();
-    for (int64_t first = 0; first < slices; first += teams)
-        normalise(y, x, mean, rstd, gamma, beta, part_of(n, groups, blockIdx.x, first + my_team()), n, keep);
+    const int width = w.groups * w.wide, row = k / width;
+    return y + w.at + row * n.C + w.c0 + (k - row * width);
 }
 
-/* Of a slice: sums (B,G,slices,4), each of two floats. They wait where y will be. */
-static __global__ void group_norm_slices_k1(float *sums, const float *x, ts_group_norm n, int groups)
+/* A sum as a float and another for what that leaves of it. */
+static __device__ inline void put_sum(float *y, double sum, const part_of_image &w, const ts_group_norm &n, int k)
 {
-    __shared__ group_room room;
-    const part_of_image w = my_part(n, groups);
-    add_up(&room, x, w, n, slab{ nullptr, 0 });
-    if ((int)threadIdx.x < groups) {
-        const double sum = room.sum[threadIdx.x], square = room.square[threadIdx.x];
-        float *to = sums + ((w.b * n.G + w.c0 / w.wide + threadIdx.x) * w.slices + w.slice) * 4;
-        to[0] = (float)sum;
-        to[1] = (float)(sum - to[0]);
-        to[2] = (float)square;
-        to[3] = (float)(square - to[2]);
-    }
+    const float high = (float)sum;
+    *sums_at(y, w, n, k) = high;
+    *sums_at(y, w, n, k + 1) = (float)(sum - high);
 }
 
-/* A warp adds up a group's slices. */
-static __global__ void group_norm_finish_k1(float *mean, float *rstd, const float *sums, const float *x,
-                                            ts_group_norm n, int64_t slices)
+static __device__ inline double get_sum(float *y, const part_of_image &w, const ts_group_norm &n, int k)
 {
-    const int64_t bg = (int64_t)blockIdx.x * (BLOCK / WARP) + threadIdx.x / WARP;
-    if (bg >= n.B * n.G) return;
+    return (double)*sums_at(y, w, n, k) + *sums_at(y, w, n, k + 1);
+}
+
+/* Warps add up the slices of a group each. */
+static __device__ inline void finish_bundle(float *mean, float *rstd, float *y, const float *x, const part_of_image &w,
+                                            const ts_group_norm &n)
+{
+    const int group = (int)threadIdx.x / WARP;
+    if (group >= w.groups) return;
     double sum = 0, square = 0;
-    for (int64_t i = threadIdx.x % WARP; i < slices; i += WARP) {
-        const float *from = sums + (bg * slices + i) * 4;
-        sum += (double)from[0] + from[1];
-        square += (double)from[2] + from[3];
+    for (int i = (int)threadIdx.x % WARP; i < w.slices; i += WARP) {
+        const int k = (group * w.slices + i) * 4;
+        sum += get_sum(y, w, n, k);
+        square += get_sum(y, w, n, k + 2);
     }
     sum = warp_sum(sum);
     square = warp_sum(square);
-    if (threadIdx.x % WARP == 0) finish_group(mean, rstd, sum, square, x, bg, n);
+    if (threadIdx.x % WARP == 0) finish_group(mean, rstd, sum, square, x, w.b * n.G + w.c0 / w.wide + group, n);
 }
 
-static __global__ void group_norm_apply_k1(float *y, const float *x, const float *mean, const float *rstd,
-                                           const float *gamma, const float *beta, ts_group_norm n, int groups)
+static __global__ void __launch_bounds__(MOST_TEAMS *BLOCK)
+    group_norm_slab_k1(float *y, float *mean, float *rstd, const float *x, const float *gamma, const float *beta,
+                       ts_group_norm n, layout l, deal d)
 {
-    normalise(y, x, mean, rstd, gamma, beta, my_part(n, groups), n, slab{ nullptr, 0 });
+    TS_SHARED(shared);
+    group_room *const room = (group_room *)shared + my_team();
+    EACH_ROUND(i, d)
+    {
+        const share mine = my_share(l, d, i);
+        const slab keep = { (float *)((group_room *)shared + MOST_TEAMS), mine.first * SLICE, d.held };
+        for (int first = mine.first; first < mine.end; first += d.teams) {
+            const part_of_image w = team_part(n, l, i, first, mine);
+            add_up(room, x, w, n, keep);
+            if (in_team() >= l.groups || w.slice == w.slices) continue;
+            const int k = (in_team() * w.slices + w.slice) * 4;
+            put_sum(y, room->sum[in_team()], w, n, k);
+            put_sum(y, room->square[in_team()], w, n, k + 2);
+        }
+        meet(d);
+        if (mine.first == 0 && mine.end > 0) finish_bundle(mean, rstd, y, x, part_of(n, l, i, 0), n);
+        meet(d);
+        for (int first = mine.first; first < mine.end; first += d.teams)
+            normalise(y, x, mean, rstd, gamma, beta, team_part(n, l, i, first, mine), n, keep);
+    }
 }
 
 ts_status group_norm_fwd_cuda(ts_stream *s, void *out, float *mean, float *rstd, const float *x, const float *gamma,
@@ -199,20 +179,14 @@ ts_status group_norm_fwd_cuda(ts_stream *s, void *out, float *mean, float *rstd,
 {
     float *y = (float *)out;
     if (n->B == 0) return TS_OK;
-    const int groups = groups_together(n);
-    const int64_t slices = slices_of(n);
-    if (slices == 1)
-        return TS_LAUNCH(group_norm_fwd_k1, blocks_of(n), BLOCK, 0, s, y, mean, rstd, x, gamma, beta, *n, groups);
-    size_t bytes;
-    const int64_t room = teams_of(n) * (int64_t)sizeof(group_room) + 2 * groups * slices * (int64_t)sizeof(double);
-    const int64_t held = held_of(s, n, room, 1, 4, &bytes);
-    if (held) {
-        TS_TRY(allow_shared((const void *)group_norm_slab_k1, bytes));
-        return TS_LAUNCH(group_norm_slab_k1, bundles_of(n), teams_of(n) * BLOCK, bytes, s, y, mean, rstd, x, gamma,
-                         beta, *n, groups, held);
-    }
-    TS_TRY(TS_LAUNCH(group_norm_slices_k1, blocks_of(n), BLOCK, 0, s, y, x, *n, groups));
-    const unsigned warps = BLOCK / WARP, blocks = (unsigned)((n->B * n->G + warps - 1) / warps);
-    TS_TRY(TS_LAUNCH(group_norm_finish_k1, blocks, BLOCK, 0, s, mean, rstd, y, x, *n, slices));
-    return TS_LAUNCH(group_norm_apply_k1, blocks_of(n), BLOCK, 0, s, y, x, mean, rstd, gamma, beta, *n, groups);
+    TS_TRY(few_positions(n));
+    const layout l = layout_of(n);
+    if (l.slices == 1)
+        return TS_LAUNCH(group_norm_fwd_k1, blocks_of(n), BLOCK, 0, s, y, mean, rstd, x, gamma, beta, *n, l);
+    deal d;
+    TS_TRY(deal_out(&d, s, n, (const void *)group_norm_slab_k1, MOST_TEAMS * sizeof(group_room), 1, 4));
+    return d.shares == 1 ? TS_LAUNCH(group_norm_slab_k1, d.grid, d.teams * BLOCK, d.bytes, s, y, mean, rstd, x, gamma,
+                                     beta, *n, l, d)
+                         : TS_LAUNCH_TOGETHER(group_norm_slab_k1, d.grid, d.teams * BLOCK, d.bytes, s, y, mean, rstd, x,
+                                              gamma, beta, *n, l, d);
 }

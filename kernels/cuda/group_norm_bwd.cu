@@ -44,14 +44,15 @@ static __device__ inline float gradient_of(float *norm, float dy, float x, const
     return silu ? before_silu(dy, fmaf(*norm, c.weight, c.shift)) : dy;
 }
 
-/* What apply_gradient finds again. */
+/* What apply_gradient finds again: normalised values and, so many numbers behind them, gradients at u. */
 struct slabs {
-    slab norm, du;
+    slab norm;
+    int behind;
 };
 
 static __device__ inline slabs no_slabs()
 {
-    return slabs{ { nullptr, 0 }, { nullptr, 0 } };
+    return slabs{ { nullptr, 0, 0 }, 0 };
 }
 
 /* Sums of du and of du*n over the part's positions: sums[c] and sums[C + c]. */
@@ -68,21 +69,23 @@ static __device__ inline void add_up_channels(double *sums, const gradient_in &i
             float dy[AHEAD], x[AHEAD];
 #pragma unroll
             for (int k = 0; k < AHEAD; k++) {
-                const int64_t q = p + k * v.rows, i = w.at + q * n.C + v.channel;
+                const int q = p + k * v.rows;
+                const int64_t i = w.at + q * n.C + v.channel;
                 dy[k] = q < w.p1 ? in.dy[i] : 0.0f;
                 x[k] = q < w.p1 ? in.x[i] : 0.0f;
             }
 #pragma unroll
             for (int k = 0; k < AHEAD; k++) {
-                const int64_t q = p + k * v.rows;
+                const int q = p + k * v.rows;
                 if (q >= w.p1) break;
                 float norm;
                 const float du = gradient_of(&norm, dy[k], x[k], c, n.silu);
                 du_sum += du;
                 dun_sum += (double)du * norm;
-                if (q >= keep.du.held) continue;
-                keep.norm(q, v.channel, w) = norm;
-                keep.du(q, v.channel, w) = du;
+                if (!keep.norm.has(q)) continue;
+                float *const to = &keep.norm(q, v.channel, w);
+                to[0] = norm;
+                to[keep.behind] = du;
             }
         }
         du_sum = sum_rows_of(du_sum, v, part);
@@ -130,9 +133,10 @@ static __device__ inline void apply_gradient(float *dx, const gradient_in &in, c
         {
             const int64_t i = w.at + p * n.C + v.channel;
             float norm, du;
-            if (p < kept.du.held) {
-                norm = kept.norm(p, v.channel, w);
-                du = kept.du(p, v.channel, w);
+            if (kept.norm.has(p)) {
+                const float *const from = &kept.norm(p, v.channel, w);
+                norm = from[0];
+                du = from[kept.behind];
             } else {
                 du = gradient_of(&norm, in.dy[i], in.x[i], c, n.silu);
             }
@@ -142,24 +146,16 @@ static __device__ inline void apply_gradient(float *dx, const gradient_in &in, c
 }
 
 /* sums (B,2,C): sums over the positions of an image of du and du*n. */
-static __global__ void group_norm_bwd_k1(float *dx, double *sums, gradient_in in, ts_group_norm n, int groups)
+static __global__ void group_norm_bwd_k1(float *dx, double *sums, gradient_in in, ts_group_norm n, layout l)
 {
     __shared__ double part[BLOCK];
     __shared__ float average[MOST_GROUPS][2];
-    const part_of_image w = my_part(n, groups);
+    const part_of_image w = my_part(n, l);
     double *image = sums + w.b * 2 * n.C;
     add_up_channels(image, in, w, n, part, no_slabs());
     __syncthreads();
     average_groups(average, image, in, w, n);
     apply_gradient(dx, in, w, n, average, no_slabs());
-}
-
-/* slices (B,slices,2,C): the same of each slice. */
-static __global__ void group_norm_bwd_slices_k1(double *slices, gradient_in in, ts_group_norm n, int groups)
-{
-    __shared__ double part[BLOCK];
-    const part_of_image w = my_part(n, groups);
-    add_up_channels(slices + (w.b * w.slices + w.slice) * 2 * n.C, in, w, n, part, no_slabs());
 }
 
 /* Sum i of (B,2,C) over the slices. */
@@ -171,45 +167,35 @@ static __device__ inline double add_slices(const double *slices, int64_t i, int6
     return sum;
 }
 
-/* All positions of a bundle of groups, in one block. */
+/* slices (B,slices,2,C): the same of each slice. */
 static __global__ void __launch_bounds__(MOST_TEAMS *BLOCK)
-    group_norm_bwd_slab_k1(float *dx, double *sums, double *slices, gradient_in in, ts_group_norm n, int groups,
-                           int64_t held)
+    group_norm_bwd_slab_k1(float *dx, double *sums, double *slices, gradient_in in, ts_group_norm n, layout l, deal d)
 {
     TS_SHARED(shared);
     __shared__ float average[MOST_GROUPS][2];
-    const part_of_image all = part_of(n, groups, blockIdx.x, 0);
-    const int teams = (int)blockDim.x / BLOCK, width = all.groups * all.wide;
+    const int width = l.groups * l.wide;
     double *const parts = (double *)shared;
-    float *const kept = (float *)(parts + teams * BLOCK);
-    const slabs keep = { { kept, held }, { kept + held * width, held } };
-    for (int64_t first = 0; first < all.slices; first += teams) {
-        const part_of_image w = part_of(n, groups, blockIdx.x, first + my_team());
-        add_up_channels(slices + (w.b * w.slices + w.slice) * 2 * n.C, in, w, n, parts + my_team() * BLOCK, keep);
+    float *const kept = (float *)(parts + MOST_TEAMS * BLOCK);
+    EACH_ROUND(i, d)
+    {
+        const share mine = my_share(l, d, i);
+        const slabs keep = { { kept, mine.first * SLICE, d.held }, d.held * width };
+        for (int first = mine.first; first < mine.end; first += d.teams) {
+            const part_of_image w = team_part(n, l, i, first, mine);
+            add_up_channels(slices + ((int64_t)w.b * w.slices + w.slice) * 2 * n.C, in, w, n, parts + my_team() * BLOCK,
+                            keep);
+        }
+        meet(d);
+        const part_of_image all = part_of(n, l, i, 0);
+        for (int c = (int)threadIdx.x; mine.first == 0 && mine.end > 0 && c < 2 * width; c += (int)blockDim.x) {
+            const int64_t k = (all.b * 2 + c / width) * n.C + all.c0 + c % width;
+            sums[k] = add_slices(slices, k, all.slices, n.C);
+        }
+        meet(d);
+        if (i < d.bundles) average_groups(average, sums + all.b * 2 * n.C, in, all, n);
+        for (int first = mine.first; first < mine.end; first += d.teams)
+            apply_gradient(dx, in, team_part(n, l, i, first, mine), n, average, keep);
     }
-    __syncthreads();
-    for (int c = (int)threadIdx.x; c < 2 * width; c += (int)blockDim.x) {
-        const int64_t i = (all.b * 2 + c / width) * n.C + all.c0 + c % width;
-        sums[i] = add_slices(slices, i, all.slices, n.C);
-    }
-    __syncthreads();
-    average_groups(average, sums + all.b * 2 * n.C, in, all, n);
-    for (int64_t first = 0; first < all.slices; first += teams)
-        apply_gradient(dx, in, part_of(n, groups, blockIdx.x, first + my_team()), n, average, keep);
-}
-
-static __global__ void group_norm_add_slices_k1(double *sums, const double *slices, int64_t count, ts_group_norm n)
-{
-    TS_EACH(i, n.B * 2 * n.C) sums[i] = add_slices(slices, i, count, n.C);
-}
-
-static __global__ void group_norm_bwd_apply_k1(float *dx, const double *sums, gradient_in in, ts_group_norm n,
-                                               int groups)
-{
-    __shared__ float average[MOST_GROUPS][2];
-    const part_of_image w = my_part(n, groups);
-    average_groups(average, sums + w.b * 2 * n.C, in, w, n);
-    apply_gradient(dx, in, w, n, average, no_slabs());
 }
 
 static __global__ void group_norm_params_k1(float *dgamma, float *dbeta, const double *sums, int64_t B, int64_t C)
@@ -238,22 +224,20 @@ ts_status group_norm_bwd_cuda(ts_stream *s, float *dx, float *dgamma, float *dbe
                               const ts_group_norm *n, void *scratch)
 {
     if (n->B == 0) return TS_OK;
-    const int groups = groups_together(n);
-    const int64_t slices = slices_of(n), all = n->B * 2 * n->C;
+    TS_TRY(few_positions(n));
+    const layout l = layout_of(n);
+    const int64_t all = n->B * 2 * n->C;
     const gradient_in in = { dy, x, mean, rstd, gamma, beta };
     double *sums = (double *)scratch, *of_slices = sums + all;
-    size_t bytes;
-    const int64_t held = slices == 1 ? 0 : held_of(s, n, teams_of(n) * BLOCK * (int64_t)sizeof(double), 2, 5, &bytes);
-    if (held) {
-        TS_TRY(allow_shared((const void *)group_norm_bwd_slab_k1, bytes));
-        TS_TRY(TS_LAUNCH(group_norm_bwd_slab_k1, bundles_of(n), teams_of(n) * BLOCK, bytes, s, dx, sums, of_slices, in,
-                         *n, groups, held));
-    } else if (slices == 1) {
-        TS_TRY(TS_LAUNCH(group_norm_bwd_k1, blocks_of(n), BLOCK, 0, s, dx, sums, in, *n, groups));
+    if (l.slices == 1) {
+        TS_TRY(TS_LAUNCH(group_norm_bwd_k1, blocks_of(n), BLOCK, 0, s, dx, sums, in, *n, l));
     } else {
-        TS_TRY(TS_LAUNCH(group_norm_bwd_slices_k1, blocks_of(n), BLOCK, 0, s, of_slices, in, *n, groups));
-        TS_TRY(TS_LAUNCH(group_norm_add_slices_k1, ts_blocks(all), BLOCK, 0, s, sums, of_slices, slices, *n));
-        TS_TRY(TS_LAUNCH(group_norm_bwd_apply_k1, blocks_of(n), BLOCK, 0, s, dx, sums, in, *n, groups));
+        deal d;
+        TS_TRY(deal_out(&d, s, n, (const void *)group_norm_bwd_slab_k1, MOST_TEAMS * BLOCK * sizeof(double), 2, 5));
+        TS_TRY(d.shares == 1 ? TS_LAUNCH(group_norm_bwd_slab_k1, d.grid, d.teams * BLOCK, d.bytes, s, dx, sums,
+                                         of_slices, in, *n, l, d)
+                             : TS_LAUNCH_TOGETHER(group_norm_bwd_slab_k1, d.grid, d.teams * BLOCK, d.bytes, s, dx, sums,
+                                                  of_slices, in, *n, l, d));
     }
     return TS_LAUNCH(group_norm_params_k1, ts_blocks(n->C), BLOCK, 0, s, dgamma, dbeta, sums, n->B, n->C);
 }

@@ -10,7 +10,9 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/product.h"
 #include "tessera/op_attention.h"
+#include "tessera/op_cross_entropy.h"
 #include "tessera/op_digit_head.h"
+#include "tessera/op_group_norm.h"
 #include "tests/emu/emu.h"
 
 static ts_stream *s;
@@ -35,6 +37,12 @@ START_TEST(sizes)
                                nullptr));
     REFUSED(TS_E_ARG, "attention: 1 images and 65536 heads, at most 65535",
             attention_cached_cuda(s, nullptr, nullptr, nullptr, nullptr, nullptr, &heads, nullptr));
+    const ts_group_norm wide = { 1, (int64_t)1 << 31, 1, 1, 0, 0, TS_F32 };
+    REFUSED(TS_E_ARG, "group_norm: 2147483648 positions, at most 2147481599",
+            group_norm_fwd_cuda(s, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, &wide));
+    REFUSED(TS_E_ARG, "group_norm: 2147483648 positions, at most 2147481599",
+            group_norm_bwd_cuda(s, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
+                                &wide, nullptr));
     const ts_operand x = { nullptr, 0 };
     REFUSED(TS_E_ARG, "a product of (2147483648,2) and (2,3) is too large for cuBLAS",
             ts_product(s, nullptr, x, x, (int64_t)1 << 31, 3, 2, TS_MATH_F32, 0));
@@ -74,11 +82,45 @@ START_TEST(opening)
 }
 END_TEST
 
+/* Call number `call` fails; nothing is launched then. */
+static void fails(int call, const char *op, ts_status (*run)())
+{
+    char text[16];
+    ck_assert_int_eq(stream_sync_cuda(s), TS_OK);
+    snprintf(text, sizeof text, "%d", call);
+    setenv("TS_EMU_FAIL", text, 1);
+    ck_assert_int_eq(run(), TS_E_DEVICE);
+    ck_assert_msg(strstr(ts_error(), op), "%s", ts_error());
+}
+
+static const ts_group_norm map = { 1, 4096, 40, 8, 1e-6f, 1, TS_F32 };
+static float x; /* nobody reads it */
+static double scratch;
+
+/* Whichever call fails before blocks share a map or a row. */
+START_TEST(sharing)
+{
+    ck_assert_int_eq(stream_new_cuda(&s, 0, 0), TS_OK);
+    for (int call = 1; call <= 4; call++) {
+        fails(call, "group_norm", [] { return group_norm_fwd_cuda(s, &x, &x, &x, &x, &x, &x, &map); });
+        fails(call, "group_norm",
+              [] { return group_norm_bwd_cuda(s, &x, &x, &x, &x, &x, &x, &x, &x, &x, &map, &scratch); });
+        if (call < 4)
+            fails(call, "cross_entropy", [] { return cross_entropy_cuda(s, &x, &x, &x, nullptr, 1, 2, 100000); });
+    }
+    setenv("TS_EMU_PROCESSORS", "1", 1); /* a device that others have taken */
+    REFUSED(TS_E_DEVICE, "group_norm_slab_k1: too many blocks in cooperative launch",
+            group_norm_fwd_cuda(s, &x, &x, &x, &x, &x, &x, &map));
+    unsetenv("TS_EMU_PROCESSORS");
+    stream_free_cuda(s);
+}
+END_TEST
+
 int main()
 {
     Suite *u = suite_create("faults");
     TCase *c = tcase_create("faults");
-    const TTest *const tests[] = { sizes, opening };
+    const TTest *const tests[] = { sizes, opening, sharing };
     for (const TTest *t : tests) tcase_add_test(c, t);
     suite_add_tcase(u, c);
     SRunner *r = srunner_create(u);

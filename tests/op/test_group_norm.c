@@ -2,7 +2,7 @@
  *
  * Oracle     plain loops in double; its gradient is analytic and is itself checked against central differences.
  * Inputs     seeded normals; values far from zero; constant groups; groups of one value; groups wider than a strip; maps
- *            that fit into shared memory, in part or not at all (163 KB on the emulated device).
+ *            that fit into the shared memory of one block, of several, or of none (163 KB each on the emulated device).
  * Promise    the same bits whatever the number of threads and the shared memory, and forward whatever the other images.
  */
 #include "tests/t.h"
@@ -19,7 +19,7 @@ static const shape SHAPES[] = {
     { 2, 1, 32, 32, 1, 0 },   { 2, 64, 96, 32, 1, 1000 }, { 2, 64, 96, 32, 0, -3e4 }, { 0, 16, 32, 32, 1, 0 },
     { 1, 640, 160, 32, 1, 0 }, /* backward three quarters of the positions are kept */
     { 1, 500, 136, 1, 0, 0 },  /* 290 of them; backward too few */
-    { 1, 700, 136, 1, 1, 0 },  /* too few */
+    { 1, 700, 136, 1, 1, 0 },  /* too few: blocks share them */
     { 1, 1100, 32, 32, 1, 0 }, /* more slices than teams of threads */
 };
 enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES };
@@ -159,25 +159,41 @@ static void check_dx(const results *r, const problem *q, const shape *p, double 
     for (int64_t i = 0; i < q->n; i++) T_NEAR(T_F(r->dx)[i], q->o.dx[i], tol * dn * rstd);
 }
 
+static void check_values(const ts_backend *be, ts_stream *s, ts_stream *t, const shape *p)
+{
+    const problem q = make(p);
+    oracle_fwd(&q.o, p);
+    oracle_bwd(&q.o, p);
+    const results r = run(be, s, t, p, &q);
+    /* A dozen float32 roundings; and the mean is handed over as a float32, which is all it can do far from zero. */
+    const double tol = 12 * 0x1p-24 + fabs(p->far) * 0x1p-24;
+    /* Float32 sums of values about 1.5 apart, each rounded once, then the mean itself rounded. */
+    for (int64_t g = 0; g < p->B * p->G; g++)
+        T_NEAR(T_F(r.mean)[g], q.o.mean[g], 3 * 1.5 * 0x1p-24 + fabs(q.o.mean[g]) * 0x1p-24);
+    t_close("rstd", T_F(r.rstd), q.o.rstd, p->B * p->G, 6 * 0x1p-24);
+    t_close("y", T_F(r.y), q.o.y, q.n, tol);
+    check_dx(&r, &q, p, 2 * tol);
+    t_close("dgamma", T_F(r.dgamma), q.o.dgamma, p->C, 4 * tol); /* sums of up to 9216 such values */
+    t_close("dbeta", T_F(r.dbeta), q.o.dbeta, p->C, 4 * tol);
+}
+
 T_TEST(values_and_gradients)
 {
-    for (int i = 0; i < N_SHAPES; i++) {
-        const shape *p = &SHAPES[i];
-        const problem q = make(p);
-        oracle_fwd(&q.o, p);
-        oracle_bwd(&q.o, p);
-        const results r = run(be, s, s, p, &q);
-        /* A dozen float32 roundings; and the mean is handed over as a float32, which is all it can do far from zero. */
-        const double tol = 12 * 0x1p-24 + fabs(p->far) * 0x1p-24;
-        /* Float32 sums of values about 1.5 apart, each rounded once, then the mean itself rounded. */
-        for (int64_t g = 0; g < p->B * p->G; g++)
-            T_NEAR(T_F(r.mean)[g], q.o.mean[g], 3 * 1.5 * 0x1p-24 + fabs(q.o.mean[g]) * 0x1p-24);
-        t_close("rstd", T_F(r.rstd), q.o.rstd, p->B * p->G, 6 * 0x1p-24);
-        t_close("y", T_F(r.y), q.o.y, q.n, tol);
-        check_dx(&r, &q, p, 2 * tol);
-        t_close("dgamma", T_F(r.dgamma), q.o.dgamma, p->C, 4 * tol); /* sums of up to 1200 such values */
-        t_close("dbeta", T_F(r.dbeta), q.o.dbeta, p->C, 4 * tol);
-    }
+    for (int i = 0; i < N_SHAPES; i++) check_values(be, s, s, &SHAPES[i]);
+}
+
+/* Maps of 64x64 and 96x96 positions as the published autoencoder has them, 40 channels to a bundle of groups. Blocks
+ * share them and keep everything; tools/cuda_report.py counts what is moved. */
+T_TEST(large_maps)
+{
+    static const shape MAPS[] = { { 1, 64 * 64, 40, 8, 1, 0 }, { 1, 96 * 96, 40, 8, 1, 0 } };
+    if (strcmp(be->name, "emu") != 0) return;
+    ts_stream *t;
+    setenv("TS_EMU_PROCESSORS", "18", 1);
+    T_OK(be->stream_new(&t, 0, 0));
+    for (int i = 0; i < 2; i++) check_values(be, s, t, &MAPS[i]);
+    be->stream_free(t);
+    unsetenv("TS_EMU_PROCESSORS");
 }
 
 static double loss(const numbers *o, const shape *p)
@@ -249,22 +265,30 @@ T_TEST(threads_do_not_matter)
     }
 }
 
-/* Statistics and results are launches of their own then. */
+/* How many blocks share a bundle of groups, in how many rounds, and what they keep: nearly nothing, a slice, all. */
 T_TEST(little_shared_memory)
 {
+    static const char *const DEVICES[][2] = {
+        { "12000", "1" }, { "12000", "5" }, { "60000", "7" }, { "120000", "11" }
+    };
     if (strcmp(be->name, "emu") != 0) return;
-    ts_stream *small;
-    setenv("TS_EMU_SHARED", "2300", 1);
-    T_OK(be->stream_new(&small, 0, 0));
-    unsetenv("TS_EMU_SHARED");
     for (int i = 0; i < N_SHAPES; i++) {
         if (SHAPES[i].P <= 256) continue;
         const problem q = make(&SHAPES[i]);
-        const results a = run(be, s, s, &SHAPES[i], &q), b = run(be, s, small, &SHAPES[i], &q);
-        T_TRUE(same(a.y, b.y) && same(a.mean, b.mean) && same(a.rstd, b.rstd) && same(a.dx, b.dx));
-        T_TRUE(same(a.dgamma, b.dgamma) && same(a.dbeta, b.dbeta));
+        const results a = run(be, s, s, &SHAPES[i], &q);
+        for (size_t d = 0; d < sizeof DEVICES / sizeof *DEVICES; d++) {
+            ts_stream *other;
+            setenv("TS_EMU_SHARED", DEVICES[d][0], 1);
+            setenv("TS_EMU_PROCESSORS", DEVICES[d][1], 1);
+            T_OK(be->stream_new(&other, 0, 0));
+            const results b = run(be, s, other, &SHAPES[i], &q);
+            T_TRUE(same(a.y, b.y) && same(a.mean, b.mean) && same(a.rstd, b.rstd) && same(a.dx, b.dx));
+            T_TRUE(same(a.dgamma, b.dgamma) && same(a.dbeta, b.dbeta));
+            be->stream_free(other);
+            unsetenv("TS_EMU_SHARED");
+            unsetenv("TS_EMU_PROCESSORS");
+        }
     }
-    be->stream_free(small);
 }
 
 T_TEST(an_image_does_not_depend_on_the_others)
@@ -301,6 +325,7 @@ int main(void)
     Suite *u = t_suite("op_group_norm");
     T_ADD1(u, oracle_gradient_is_the_slope);
     T_ADD(u, values_and_gradients);
+    T_ADD(u, large_maps);
     T_ADD(u, a_constant_group_is_zero);
     T_ADD(u, threads_do_not_matter);
     T_ADD(u, little_shared_memory);
