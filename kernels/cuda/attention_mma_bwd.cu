@@ -18,7 +18,7 @@ typedef wmma::fragment<wmma::accumulator, SIDE, SIDE, SIDE, float> sums;
 
 /* x are those of which products make scores, y those of which they make gradients of weights: of queries q and dout, of
  * keys k and v. */
-struct places {
+struct backward_places {
     uint16_t *own_x, *own_y, *tile_x, *tile_y;
     float *scores, *slopes; /* then over them, in bfloat16: weights, and gradients of scores */
     int stride;
@@ -31,9 +31,9 @@ static size_t shared_bytes(int width)
            sizeof(float) * (size_t)(2 * MMA_TILE * SCORE_STRIDE);
 }
 
-static __device__ inline places divide(unsigned char *shared, int width)
+static __device__ inline backward_places divide(unsigned char *shared, int width)
 {
-    places m;
+    backward_places m;
     m.stride = stride_of(width);
     m.own_x = (uint16_t *)shared;
     m.own_y = m.own_x + MMA_TILE * m.stride;
@@ -45,15 +45,15 @@ static __device__ inline places divide(unsigned char *shared, int width)
 }
 
 /* Where and of whom a block is. */
-struct place {
+struct block_place {
     int64_t row0, head, at, dout; /* first row of the block; offsets of its head's queries in qkv, and in dout */
     int lane, warp0, rows;        /* warp0: first row of this warp, in the block; it may have none, or more than ROWS */
 };
 
-static __device__ inline place here(const job &j)
+static __device__ inline block_place here(const job &j)
 {
     const int64_t h = blockIdx.y, b = blockIdx.z;
-    place p;
+    block_place p;
     p.row0 = (int64_t)blockIdx.x * MMA_TILE;
     p.head = b * j.H + h;
     p.at = b * j.q_image + h * j.c;
@@ -81,7 +81,7 @@ static __device__ inline facts facts_of(const job &j, int64_t head, int64_t t)
 }
 
 /* Scores and products of gradients and values, of the rows of this warp and a tile. */
-static __device__ inline void multiply_tile(const places &m, int warp0, int width)
+static __device__ inline void multiply_tile(const backward_places &m, int warp0, int width)
 {
     const int at = warp0 * SCORE_STRIDE, own = warp0 * m.stride;
     multiply_rows(m.scores + at, SCORE_STRIDE, m.own_x + own, m.tile_x, m.stride, width);
@@ -108,7 +108,7 @@ static __device__ inline void add_product(sums (&sum)[PARTS], const float *left,
 
 /* Channels `first`.. of the rows of this warp, to `to`; room is for a matrix. */
 static __device__ inline void put_sums(float *to, int64_t token, const sums (&sum)[PARTS], float *room, int first,
-                                       const job &j, const place &p)
+                                       const job &j, const block_place &p)
 {
 #pragma unroll
     for (int i = 0; i < PARTS; i++) {
@@ -123,8 +123,8 @@ static __device__ inline void put_sums(float *to, int64_t token, const sums (&su
 }
 
 /* Gradients of scores times the key's factor, of queries of this warp and the keys u0... */
-static __device__ inline void slopes_of_queries(const places &m, const job &j, const place &p, const facts *query,
-                                                int64_t u0, bool broken)
+static __device__ inline void slopes_of_queries(const backward_places &m, const job &j, const block_place &p,
+                                                const facts *query, int64_t u0, bool broken)
 {
     const int64_t u = u0 + p.lane;
     const float factor = u < j.keys ? j.k_factor[p.head * j.T + u] : 0.0f;
@@ -154,8 +154,8 @@ static __device__ inline void put_rows(float *weights, float *slopes, float weig
 }
 
 /* Weights, and gradients of scores times the query's factor, of keys of this warp and a query f of each lane. */
-static __device__ inline void slopes_of_keys(const places &m, const place &p, const float *key, const facts &f,
-                                             bool broken)
+static __device__ inline void slopes_of_keys(const backward_places &m, const block_place &p, const float *key,
+                                             const facts &f, bool broken)
 {
 #pragma unroll 1
     for (int r0 = p.warp0; r0 < p.warp0 + ROWS; r0 += AT_ONCE) {
@@ -183,8 +183,8 @@ static __global__ void attention_mma_dq_k1(job j, int width, int normalised)
     __shared__ facts query[MMA_TILE];
     __shared__ int bad[TILE];
     __shared__ float parts[WARPS];
-    const places m = divide(shared, width);
-    const place p = here(j);
+    const backward_places m = divide(shared, width);
+    const block_place p = here(j);
     const int64_t last = (p.row0 + MMA_TILE < j.T ? p.row0 + MMA_TILE : j.T) - 1;
     const int64_t most = end_of(j, last); /* end never decreases */
     float *const to = j.dqkv + p.at + p.row0 * j.q_token;
@@ -236,8 +236,8 @@ static __global__ void attention_mma_dkv_k1(job j, int width, int normalised)
     TS_SHARED(shared);
     __shared__ float key[MMA_TILE]; /* factors */
     __shared__ int bad[TILE];
-    const places m = divide(shared, width);
-    const place p = here(j);
+    const backward_places m = divide(shared, width);
+    const block_place p = here(j);
     float *const dk_to = j.dqkv + p.at + j.H * j.c + p.row0 * j.q_token, *const dv_to = dk_to + j.H * j.c;
     float *const room = m.scores + p.warp0 * SCORE_STRIDE, *const slopes = m.slopes + p.warp0 * SCORE_STRIDE;
     int mark = 0;

@@ -21,12 +21,12 @@ enum { LISTED = 16, TYPICAL = 16 }; /* algorithms that are looked at; pictures f
 static const size_t MOST_WORK = (size_t)512 << 20;
 
 /* What was chosen for a shape, of any number of pictures. */
-struct choice {
+struct chosen {
     ts_conv2d shape;
     int pass, algorithm;
     cudnnMathType_t math;
     bool refused;
-    choice *next;
+    chosen *next;
 };
 
 struct ts_convolver {
@@ -35,7 +35,7 @@ struct ts_convolver {
     cudnnTensorDescriptor_t x, y;
     cudnnFilterDescriptor_t w;
     cudnnConvolutionDescriptor_t conv;
-    choice *choices;
+    chosen *choices;
 };
 
 /* ---- cuDNN's three convolutions with one face ---- */
@@ -101,7 +101,7 @@ struct to_weights {
 static void close(ts_convolver *v)
 {
     while (v->choices) {
-        choice *next = v->choices->next;
+        chosen *next = v->choices->next;
         free(v->choices);
         v->choices = next;
     }
@@ -205,7 +205,7 @@ template <class P> static bool suits(const typename P::listed *a, ts_math math)
            a->memory <= MOST_WORK && (exact || (narrow && math == TS_MATH_BF16));
 }
 
-template <class P> static void choose(const ts_convolver *v, choice *k)
+template <class P> static void choose(const ts_convolver *v, chosen *k)
 {
     typename P::listed all[LISTED];
     ts_conv2d typical = k->shape;
@@ -228,11 +228,11 @@ static bool same(const ts_conv2d *a, const ts_conv2d *b)
            a->pad_lo == b->pad_lo && a->pad_hi == b->pad_hi && a->math == b->math;
 }
 
-template <class P> static choice *find(ts_convolver *v, const ts_conv2d *c)
+template <class P> static chosen *find(ts_convolver *v, const ts_conv2d *c)
 {
-    for (choice *k = v->choices; k; k = k->next)
+    for (chosen *k = v->choices; k; k = k->next)
         if (k->pass == (int)P::PASS && same(&k->shape, c)) return k;
-    choice *k = (choice *)calloc(1, sizeof *k);
+    chosen *k = (chosen *)calloc(1, sizeof *k);
     if (!k) return nullptr;
     k->shape = *c;
     k->pass = P::PASS;
@@ -243,10 +243,10 @@ template <class P> static choice *find(ts_convolver *v, const ts_conv2d *c)
 
 /* The choice for this convolution, which the descriptors now stand for, and its room; NULL if cuDNN does not take
  * it. */
-template <class P> static choice *begin(ts_stream *s, const ts_conv2d *c, size_t *work)
+template <class P> static chosen *begin(ts_stream *s, const ts_conv2d *c, size_t *work)
 {
     ts_convolver *v = c->B > 0 && countable(c) ? open(s) : nullptr;
-    choice *k = v ? find<P>(v, c) : nullptr;
+    chosen *k = v ? find<P>(v, c) : nullptr;
     *work = 0;
     if (!k || k->refused || !describe(v, c, k->math)) return nullptr;
     if (P::work(v, (typename P::algorithm)k->algorithm, work) == CUDNN_STATUS_SUCCESS && *work <= MOST_WORK) return k;
@@ -333,7 +333,7 @@ static ts_status bring_image(ts_stream *s, const float **p, const float *x, cons
 /* ---- running ---- */
 
 /* What cuDNN said: done; or that it does not do this, then it is not asked again; or that it failed. */
-static ts_status answer(const ts_convolver *v, cudnnStatus_t st, choice *k, const ts_conv2d *c, bool *done)
+static ts_status answer(const ts_convolver *v, cudnnStatus_t st, chosen *k, const ts_conv2d *c, bool *done)
 {
     enum { NO_LONGER_A_REFUSAL = 4000 };
     *done = st == CUDNN_STATUS_SUCCESS;
@@ -348,7 +348,7 @@ ts_status ts_convolve_fwd(ts_stream *s, bool *done, float *y, const float *x, co
                           const ts_conv2d *c, void *scratch)
 {
     size_t work;
-    choice *k = begin<forward>(s, c, &work);
+    chosen *k = begin<forward>(s, c, &work);
     *done = false;
     if (!k) return TS_OK;
     const ts_convolver *v = s->convolver;
@@ -367,7 +367,7 @@ ts_status ts_convolve_dx(ts_stream *s, bool *done, float *dx, const float *dy, c
                          void *scratch)
 {
     size_t work;
-    choice *k = begin<to_data>(s, c, &work);
+    chosen *k = begin<to_data>(s, c, &work);
     *done = false;
     if (!k) return TS_OK;
     const ts_convolver *v = s->convolver;
@@ -394,7 +394,7 @@ ts_status ts_convolve_dw(ts_stream *s, bool *done, float *dw, const float *dy, c
                          void *scratch)
 {
     size_t work;
-    choice *k = begin<to_weights>(s, c, &work);
+    chosen *k = begin<to_weights>(s, c, &work);
     *done = false;
     if (!k) return TS_OK;
     const ts_convolver *v = s->convolver;

@@ -36,7 +36,7 @@ static __device__ inline void take(running *r, float x)
 
 /* How rows are dealt out: a row to `shares` blocks, each of which has `per` classes (the last ones fewer, or none) and
  * keeps the first `held` of them. */
-struct deal {
+struct row_deal {
     int shares, per, held;
 };
 
@@ -59,8 +59,8 @@ static __device__ inline running exchange(running part, running *parts, int shar
 /* Row n, or the block's share of it; n may be N. */
 template <bool SHARED>
 static __device__ inline void row_part(float *loss, float *dlogits, const float *logits, const int32_t *target,
-                                       running *parts, float grad_scale, int64_t n, int64_t N, int64_t V, const deal &d,
-                                       float *warps)
+                                       running *parts, float grad_scale, int64_t n, int64_t N, int64_t V,
+                                       const row_deal &d, float *warps)
 {
     TS_SHARED(shared);
     float *const kept = (float *)shared;
@@ -105,7 +105,7 @@ static __device__ inline void row_part(float *loss, float *dlogits, const float 
 
 static __global__ void __launch_bounds__(LONG_BLOCK)
     cross_entropy_k1(float *loss, float *dlogits, const float *logits, const int32_t *target, float grad_scale,
-                     int64_t N, int64_t V, deal d)
+                     int64_t N, int64_t V, row_deal d)
 {
     __shared__ float warps[WARP];
     row_part<false>(loss, dlogits, logits, target, nullptr, grad_scale, blockIdx.x, N, V, d, warps);
@@ -113,7 +113,7 @@ static __global__ void __launch_bounds__(LONG_BLOCK)
 
 static __global__ void __launch_bounds__(LONG_BLOCK, 1)
     cross_entropy_shared_k1(float *loss, float *dlogits, const float *logits, const int32_t *target, running *parts,
-                            float grad_scale, int64_t N, int64_t V, deal d)
+                            float grad_scale, int64_t N, int64_t V, row_deal d)
 {
     __shared__ float warps[WARP];
     const int row = (int)blockIdx.x / d.shares, together = (int)gridDim.x / d.shares;
@@ -130,7 +130,7 @@ static ts_status allow_shared(const void *kernel, size_t bytes)
 
 /* Rows of which less than half fits into a block's `room` are shared by as many blocks as keep all of it, or all that
  * the device has. *together: rows at one time. */
-static ts_status share_rows(deal *d, int64_t *together, const ts_stream *s, int64_t room, int64_t N, int64_t V)
+static ts_status share_rows(row_deal *d, int64_t *together, const ts_stream *s, int64_t room, int64_t N, int64_t V)
 {
     int64_t blocks;
     const size_t bytes = sizeof(float) * (size_t)room;
@@ -156,13 +156,13 @@ ts_status cross_entropy_cuda(ts_stream *s, float *loss, float *dlogits, const fl
     const int threads = V > LONG ? (int)LONG_BLOCK : (int)BLOCK;
     if (dlogits && 2 * room < V) {
         int64_t together;
-        deal d;
+        row_deal d;
         TS_TRY(share_rows(&d, &together, s, room, N, V));
         return TS_LAUNCH_TOGETHER(cross_entropy_shared_k1, (unsigned)(together * d.shares), threads,
                                   sizeof(float) * (size_t)d.held, s, loss, dlogits, logits, target,
                                   (running *)s->partial, grad_scale, N, V, d);
     }
-    const deal d = { 1, (int)V, (int)(V < room ? V : room) };
+    const row_deal d = { 1, (int)V, (int)(V < room ? V : room) };
     const size_t bytes = sizeof(float) * (size_t)d.held;
     TS_TRY(allow_shared((const void *)cross_entropy_k1, bytes));
     return TS_LAUNCH(cross_entropy_k1, (unsigned)N, threads, bytes, s, loss, dlogits, logits, target, grad_scale, N, V,

@@ -11,14 +11,14 @@
 enum { MOST_CHUNKS = 256, FEWEST_ROWS = 16 };
 
 /* One chunk's floats: gradients of b, E, W and c, in this order. */
-struct layout {
+struct head_layout {
     int64_t E, W, c, params; /* where they start, and the size of all */
     int64_t chunks, rows;    /* rows of a chunk, fewer in the last     */
 };
 
-static layout layout_of(const ts_digit_head *d, int64_t N)
+static head_layout layout_of(const ts_digit_head *d, int64_t N)
 {
-    layout a;
+    head_layout a;
     const int64_t M = d->M, last = d->level[d->D - 1];
     a.E = d->D * M;
     a.W = a.E + (d->sum_L - last) * M;
@@ -33,7 +33,7 @@ static layout layout_of(const ts_digit_head *d, int64_t N)
 size_t digit_head_scratch_cuda(ts_stream *s, const ts_digit_head *d, int64_t N)
 {
     (void)s;
-    const layout a = layout_of(d, N);
+    const head_layout a = layout_of(d, N);
     return (size_t)(a.chunks * a.params) * sizeof(float);
 }
 
@@ -100,7 +100,7 @@ static __device__ inline void softmax(float *z, float *loss, const int *digit, c
 
 /* du and the gradients of b, E and W, a thread per channel. A change of a_i is a change of u, of b_i, and of the
  * embedding of every digit before i: one running sum over i, downwards, serves them all. */
-static __device__ inline void backward(float *du, float *chunk, const layout &o, const float *dz, const float *g,
+static __device__ inline void backward(float *du, float *chunk, const head_layout &o, const float *dz, const float *g,
                                        const int *digit, const ts_digit_params &p, const ts_digit_head &d)
 {
     const int64_t M = d.M;
@@ -122,7 +122,7 @@ static __device__ inline void backward(float *du, float *chunk, const layout &o,
     }
 }
 
-static __global__ void digit_head_k1(head_job j, ts_digit_head d, layout o)
+static __global__ void digit_head_k1(head_job j, ts_digit_head d, head_layout o)
 {
     TS_SHARED(shared);
     __shared__ float z[TS_MAX_SUM_L];
@@ -148,7 +148,7 @@ static __global__ void digit_head_k1(head_job j, ts_digit_head d, layout o)
     }
 }
 
-static __global__ void add_chunks_k1(ts_digit_params grad, const float *chunks, layout o)
+static __global__ void add_chunks_k1(ts_digit_params grad, const float *chunks, head_layout o)
 {
     TS_EACH(i, o.params)
     {
@@ -171,7 +171,7 @@ ts_status digit_head_cuda(ts_stream *s, float *loss, float *du, const ts_digit_p
 {
     if (!du != !grad) return ts_fail(TS_E_ARG, "digit head: du and grad are given both or neither");
     if (N == 0) return TS_OK;
-    const layout o = layout_of(d, N);
+    const head_layout o = layout_of(d, N);
     const size_t bytes = sizeof(float) * (size_t)(d->D * d->M);
     if (bytes + sizeof(float) * TS_MAX_SUM_L + 256 > s->most_shared)
         return ts_fail(TS_E_ARG, "digit head: %d digits of %d hidden channels are too many for one block", d->D, d->M);

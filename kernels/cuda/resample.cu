@@ -29,21 +29,21 @@ static ts_status check_bicubic(const ts_resample *r)
 }
 
 /* Number n of a tensor (B,rows,columns,D). */
-struct place {
+struct cell_place {
     int64_t b, y, x, d;
 };
 
-static __device__ inline place place_of(int64_t n, int64_t rows, int64_t columns, int64_t D)
+static __device__ inline cell_place place_of(int64_t n, int64_t rows, int64_t columns, int64_t D)
 {
     const int64_t cell = n / D, row = cell / columns;
-    return place{ row / rows, row % rows, cell % columns, n % D };
+    return cell_place{ row / rows, row % rows, cell % columns, n % D };
 }
 
 static __global__ void nearest2x_fwd_k1(float *y, const float *x, ts_resample r)
 {
     TS_EACH(n, r.B * r.to_y * r.to_x * r.D)
     {
-        const place p = place_of(n, r.to_y, r.to_x, r.D);
+        const cell_place p = place_of(n, r.to_y, r.to_x, r.D);
         y[n] = x[((p.b * r.from_y + p.y / 2) * r.from_x + p.x / 2) * r.D + p.d];
     }
 }
@@ -52,7 +52,7 @@ static __global__ void nearest2x_bwd_k1(float *dx, const float *dy, ts_resample 
 {
     TS_EACH(n, r.B * r.from_y * r.from_x * r.D)
     {
-        const place p = place_of(n, r.from_y, r.from_x, r.D);
+        const cell_place p = place_of(n, r.from_y, r.from_x, r.D);
         const float *a = dy + ((p.b * r.to_y + 2 * p.y) * r.to_x + 2 * p.x) * r.D + p.d, *b = a + r.to_x * r.D;
         dx[n] = (a[0] + a[r.D]) + (b[0] + b[r.D]);
     }
@@ -62,7 +62,7 @@ static __global__ void area_fwd_k1(float *y, const float *x, ts_resample r)
 {
     TS_EACH(n, r.B * r.to_y * r.to_x * r.D)
     {
-        const place p = place_of(n, r.to_y, r.to_x, r.D);
+        const cell_place p = place_of(n, r.to_y, r.to_x, r.D);
         y[n] = area_at(x + p.b * r.from_y * r.from_x * r.D + p.d, p.y, p.x, r.from_y, r.from_x, r.to_y, r.to_x, r.D);
     }
 }
@@ -71,7 +71,7 @@ static __global__ void area_bwd_k1(float *dx, const float *dy, ts_resample r)
 {
     TS_EACH(n, r.B * r.from_y * r.from_x * r.D)
     {
-        const place p = place_of(n, r.from_y, r.from_x, r.D);
+        const cell_place p = place_of(n, r.from_y, r.from_x, r.D);
         dx[n] = area_adjoint_at(0, dy + p.b * r.to_y * r.to_x * r.D + p.d, p.y, p.x, r.from_y, r.from_x, r.to_y, r.to_x,
                                 r.D);
     }
@@ -81,7 +81,7 @@ static __global__ void bicubic_fwd_k1(float *y, const float *x, ts_resample r)
 {
     TS_EACH(n, r.B * r.to_y * r.to_x * r.D)
     {
-        const place p = place_of(n, r.to_y, r.to_x, r.D);
+        const cell_place p = place_of(n, r.to_y, r.to_x, r.D);
         const taps ty = taps_of(p.y, r.from_y, r.to_y), tx = taps_of(p.x, r.from_x, r.to_x);
         y[n] = bicubic_at(x + p.b * r.from_y * r.from_x * r.D + p.d, ty, tx, r.from_x, r.D);
     }
@@ -99,7 +99,7 @@ static __global__ void bicubic_bwd_k1(float *dx, const float *dy, ts_resample r)
 {
     TS_EACH(n, r.B * r.from_y * r.from_x * r.D)
     {
-        const place p = place_of(n, r.from_y, r.from_x, r.D);
+        const cell_place p = place_of(n, r.from_y, r.from_x, r.D);
         int64_t y0, y1, x0, x1;
         readers(p.y, r.from_y, r.to_y, &y0, &y1);
         readers(p.x, r.from_x, r.to_x, &x0, &x1);

@@ -95,7 +95,7 @@ static __device__ inline void look_up(float *code, const int32_t *idx, int n, co
     TS_BLOCK_EACH(i, n * D) code[i] = codebook[(int64_t)idx[i / D] * D + i % D];
 }
 
-struct forward_out {
+struct vq_out {
     float *f_hat, *partial;
     float *z; /* (B,T,D) */
     int32_t *idx;
@@ -103,7 +103,7 @@ struct forward_out {
     int64_t B;
 };
 
-static __global__ void residual_vq_fwd_k1(forward_out o, const float *f, const float *codebook, const float *book,
+static __global__ void residual_vq_fwd_k1(vq_out o, const float *f, const float *codebook, const float *book,
                                           ts_phi phi, ts_residual_vq q, float *spill)
 {
     TS_SHARED(shared);
@@ -152,15 +152,15 @@ static __global__ void residual_vq_fwd_k1(forward_out o, const float *f, const f
 
 /* Scratch of the backward pass: gradients of all codes (B,T,D), then for every chunk the gradient of phi, r and u of
  * all scales, and the state where it does not fit into shared memory. */
-struct backward_layout {
+struct vq_layout {
     int64_t r, u, state, total; /* floats from the start of a chunk */
     state_place place;
 };
 
-static backward_layout lay_out(const ts_stream *s, const ts_residual_vq &q)
+static vq_layout lay_out(const ts_stream *s, const ts_residual_vq &q)
 {
     const int64_t grid = grid_floats(q.p, q.D);
-    backward_layout l = {};
+    vq_layout l = {};
     l.place = place_state(s, q.p, BACKWARD_GRIDS * grid);
     l.r = round_up4(phi_floats(q.p, q.D));
     l.u = l.r + q.p.K * grid;
@@ -186,7 +186,7 @@ ts_status residual_vq_fwd_cuda(ts_stream *s, float *f_hat, int32_t *idx, float *
     const state_place at = place_state(s, *p, FORWARD_GRIDS * (int64_t)grid_floats(*p, q->D));
     double *sums = (double *)scratch;
     float *book = (float *)(sums + B * p->K), *spill = at.spilled ? book + (q->D + 1) * (int64_t)q->V : nullptr;
-    const forward_out o = { f_hat, partial, z, idx, sums, B };
+    const vq_out o = { f_hat, partial, z, idx, sums, B };
     const ts_phi none = {};
     if (B > 0) {
         TS_TRY(TS_LAUNCH(make_book_k1, ts_blocks(q->V), BLOCK, 0, s, book, codebook, *q));
@@ -199,15 +199,15 @@ ts_status residual_vq_fwd_cuda(ts_stream *s, float *f_hat, int32_t *idx, float *
 
 /* ---- backward ---- */
 
-struct backward_in {
+struct vq_in {
     const float *df_hat, *f, *codebook;
     const int32_t *idx;
     float unit; /* 2*loss_weight/(K*B*h*w*D) */
     int64_t B, chunks;
 };
 
-static __global__ void residual_vq_bwd_k1(float *df, float *dcode, float *chunk, backward_in in, ts_phi phi,
-                                          ts_residual_vq q, backward_layout l)
+static __global__ void residual_vq_bwd_k1(float *df, float *dcode, float *chunk, vq_in in, ts_phi phi, ts_residual_vq q,
+                                          vq_layout l)
 {
     TS_SHARED(shared);
     const ts_pyramid &p = q.p;
@@ -256,9 +256,9 @@ ts_status residual_vq_bwd_cuda(ts_stream *s, float *df, float *dcodebook, const 
     if (B == 0) return TS_OK;
     const ts_pyramid *p = &q->p;
     const int64_t chunks = chunks_of(B);
-    const backward_layout l = lay_out(s, *q);
+    const vq_layout l = lay_out(s, *q);
     const double values = (double)p->K * (double)B * (double)grid_floats(*p, q->D);
-    const backward_in in = { df_hat, f, codebook, idx, (float)(2.0 * loss_weight / values), B, chunks };
+    const vq_in in = { df_hat, f, codebook, idx, (float)(2.0 * loss_weight / values), B, chunks };
     float *dcode = (float *)scratch, *work = dcode + B * p->T * q->D;
     const ts_phi none = {};
     TS_TRY(allow_shared((const void *)residual_vq_bwd_k1, l.place.shared_bytes, "residual_vq"));

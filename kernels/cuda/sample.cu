@@ -11,7 +11,7 @@
 enum { SAMPLE_BLOCKS = 264, SHARED_V = 10 << 10, SMOOTH_WARPS = 8 };
 
 /* What names a draw beside its class. */
-struct place {
+struct token_place {
     uint32_t stage, token;
     uint64_t image;
 };
@@ -134,7 +134,7 @@ static __device__ inline cut keep_top_p(const float *l, int n, uint32_t least, f
 }
 
 /* The draw of class v alone. */
-static __device__ inline float unit_of(int v, uint64_t seed, place at)
+static __device__ inline float unit_of(int v, uint64_t seed, token_place at)
 {
     const ts_philox x = ts_philox_block(seed, at.stage * 65536u + ((uint32_t)v >> 2), at.token, (uint32_t)at.image,
                                         (uint32_t)(at.image >> 32));
@@ -143,7 +143,7 @@ static __device__ inline float unit_of(int v, uint64_t seed, place at)
 }
 
 /* One class from the n logits in l. -1 if they allow no draw. All threads get it; a barrier is behind l. */
-static __device__ inline int32_t draw(const float *l, int n, const ts_sample &a, place where, reducer *room)
+static __device__ inline int32_t draw(const float *l, int n, const ts_sample &a, token_place where, reducer *room)
 {
     choice best = { -INFINITY, 0 };
     EACH_CLASS(v, n) best = better(best, choice{ l[v], v });
@@ -173,19 +173,19 @@ static __device__ inline void follow(ts_sample *a)
 }
 
 /* Token n of this call. */
-static __device__ inline place place_of(const ts_sample &a, int64_t n)
+static __device__ inline token_place place_of(const ts_sample &a, int64_t n)
 {
-    return place{ 0, (uint32_t)(a.token0 + n % a.t), a.image0 + (uint64_t)(n / a.t) };
+    return token_place{ 0, (uint32_t)(a.token0 + n % a.t), a.image0 + (uint64_t)(n / a.t) };
 }
 
 /* The first draw that failed is kept for stream_sync, in an order that does not depend on the order of blocks. */
-static __device__ inline void note_bad(place at, unsigned long long *bad_draw)
+static __device__ inline void note_bad(token_place at, unsigned long long *bad_draw)
 {
     atomicMin(bad_draw, (unsigned long long)(at.image << 32 | at.token));
 }
 
 /* Thread 0 leaves the result. */
-static __device__ inline void finish(int32_t *idx, int32_t v, place at, unsigned long long *bad_draw)
+static __device__ inline void finish(int32_t *idx, int32_t v, token_place at, unsigned long long *bad_draw)
 {
     if (threadIdx.x != 0) return;
     *idx = v < 0 ? 0 : v;
@@ -242,7 +242,8 @@ ts_status sample_cuda(ts_stream *s, int32_t *idx, const float *logits, const ts_
 
 /* l becomes e of the contract, 0 for the classes that are not in the draw. False if there is none. All threads get it;
  * a barrier is behind l. */
-static __device__ inline bool weigh(float *l, int n, const ts_sample &a, const ts_smooth &m, place where, reducer *room)
+static __device__ inline bool weigh(float *l, int n, const ts_sample &a, const ts_smooth &m, token_place where,
+                                    reducer *room)
 {
     choice best = { -INFINITY, 0 };
     EACH_CLASS(v, n) best = better(best, choice{ l[v], v });
@@ -368,7 +369,7 @@ static __global__ void sample_digits_k1(int32_t *idx, const float *u, ts_digit_p
     follow(&a);
     for (int64_t n = blockIdx.x; n < rows; n += gridDim.x) {
         const float *cond = u + n * d.M;
-        place at = place_of(a, n);
+        token_place at = place_of(a, n);
         int32_t code = 0;
         for (int i = 0; i < d.D && code >= 0; i++) {
             digit_logits(z[0], g, cond, digit, i, k, p, d);
