@@ -102,9 +102,12 @@ void unfused_resize(kernel *k, ts_device *d, ts_status *st);
 /* A plan of op_resize.h as those of a bicubic filter are: so many inputs for each output, all of one weight. n numbers. */
 int kernel_plan(kernel *k, ts_device *d, ts_status *st, kernel_role role, const ts_resize *r);
 
-/* For them: a buffer of n floats that costs nothing; one of these numbers; y = a f b of N numbers, b (N/(R*C),C) (op_step.h). */
+/* For them: a buffer of n floats that costs nothing; one of so many bytes; one of these numbers; a way into or out of FSQ;
+ * y = a f b of N numbers, b (N/(R*C),C) (op_step.h). */
 int kernel_room(kernel *k, ts_device *d, ts_status *st, int64_t n);
+int kernel_scratch(kernel *k, ts_device *d, ts_status *st, size_t bytes);
 int kernel_numbers(kernel *k, ts_device *d, ts_status *st, const float *x, int64_t n);
+ts_linear kernel_way(const kernel *k, int I, int O);
 ts_status kernel_map(kernel *k, float *y, const float *a, ts_step_map f, const float *b, int64_t N, int64_t R, int64_t C);
 
 /* What the emulated device counts (tests/emu/traffic.cpp), over all launches of a call. */

@@ -9,6 +9,11 @@ int kernel_room(kernel *k, ts_device *d, ts_status *st, int64_t n)
     return kernel_buffer(k, d, st, KERNEL_SCRATCH, n);
 }
 
+int kernel_scratch(kernel *k, ts_device *d, ts_status *st, size_t bytes)
+{
+    return kernel_room(k, d, st, (int64_t)bytes / 4 + 1);
+}
+
 int kernel_numbers(kernel *k, ts_device *d, ts_status *st, const float *x, int64_t n)
 {
     int i = kernel_room(k, d, st, n);
@@ -143,7 +148,7 @@ void unfused_group_norm(kernel *k, ts_device *d, ts_status *st)
 
 /* --- projection in, FSQ, projection out --- */
 
-static ts_linear way(const kernel *k, int I, int O)
+ts_linear kernel_way(const kernel *k, int I, int O)
 {
     return (ts_linear){ k->u.project.N, I, O, TS_MATH_F32, TS_F32 };
 }
@@ -152,7 +157,7 @@ static ts_status project_in_steps(kernel *k)
 {
     const ts_fsq_project *p = &k->u.project;
     const ts_fsq_weights *w = &k->projections;
-    const ts_linear in = way(k, p->C, p->q.D), out = way(k, p->q.D, p->O);
+    const ts_linear in = kernel_way(k, p->C, p->q.D), out = kernel_way(k, p->q.D, p->O);
     float *z = k->p[k->aux], *value = k->p[k->aux + 1];
     TS_TRY(k->be->linear_fwd(k->s, z, k->p[2], w->w_in, w->b_in, &in, k->p[k->aux + 2]));
     TS_TRY(k->be->fsq_fwd(k->s, value, (int32_t *)(void *)k->p[1], z, &p->q, p->N));
@@ -162,11 +167,11 @@ static ts_status project_in_steps(kernel *k)
 void unfused_fsq_project(kernel *k, ts_device *d, ts_status *st)
 {
     const ts_fsq_project *p = &k->u.project;
-    const ts_linear in = way(k, p->C, p->q.D), out = way(k, p->q.D, p->O);
+    const ts_linear in = kernel_way(k, p->C, p->q.D), out = kernel_way(k, p->q.D, p->O);
     k->aux = kernel_room(k, d, st, p->N * p->q.D);
     kernel_room(k, d, st, p->N * p->q.D);
-    kernel_room(k, d, st, (int64_t)k->be->linear_scratch(k->s, &in, 0) / 4 + 1);
-    kernel_room(k, d, st, (int64_t)k->be->linear_scratch(k->s, &out, 0) / 4 + 1);
+    kernel_scratch(k, d, st, k->be->linear_scratch(k->s, &in, 0));
+    kernel_scratch(k, d, st, k->be->linear_scratch(k->s, &out, 0));
     k->unfused = project_in_steps;
     k->products = 2; /* the bias lies in the result before, which is read and written then */
     k->product_bytes = 4.0 * (double)(p->N * (p->C + 2 * p->q.D) + p->N * (p->q.D + 2 * p->O) + p->q.D * (p->C + p->O));
@@ -217,8 +222,8 @@ void unfused_residual_fsq(kernel *k, ts_device *d, ts_status *st)
     kernel_room(k, d, st, k->count[1]);
     int factor = kernel_room(k, d, st, 1);
     if (*st == TS_OK) *st = k->be->upload(k->s, k->p[factor], &minus_one, sizeof minus_one);
-    kernel_room(k, d, st, (int64_t)k->be->pyramid_scratch(k->s, &k->u.rfsq.p, k->u.rfsq.D, k->B) / 4 + 1);
-    kernel_room(k, d, st, (int64_t)k->be->residual_fsq_scratch(k->s, &k->u.rfsq, k->B, 0) / 4 + 1);
+    kernel_scratch(k, d, st, k->be->pyramid_scratch(k->s, &k->u.rfsq.p, k->u.rfsq.D, k->B));
+    kernel_scratch(k, d, st, k->be->residual_fsq_scratch(k->s, &k->u.rfsq, k->B, 0));
     k->unfused = pyramid_in_steps;
     k->same = 1;
 }
@@ -268,11 +273,11 @@ static ts_status columns_then_rows(kernel *k)
 void unfused_resize(kernel *k, ts_device *d, ts_status *st)
 {
     const ts_resize *r = &k->u.resize, x = columns_of(r), y = rows_of(r);
-    k->aux = kernel_room(k, d, st, (int64_t)r->width * r->rows * 3 / 4 + 1);
+    k->aux = kernel_scratch(k, d, st, (size_t)r->width * (size_t)r->rows * 3);
     kernel_plan(k, d, st, KERNEL_SCRATCH, &x);
     kernel_plan(k, d, st, KERNEL_SCRATCH, &y);
-    kernel_room(k, d, st, (int64_t)k->be->resize_scratch(k->s, &x) / 4 + 1);
-    kernel_room(k, d, st, (int64_t)k->be->resize_scratch(k->s, &y) / 4 + 1);
+    kernel_scratch(k, d, st, k->be->resize_scratch(k->s, &x));
+    kernel_scratch(k, d, st, k->be->resize_scratch(k->s, &y));
     k->unfused = columns_then_rows;
     k->same = 1;
 }

@@ -116,9 +116,9 @@ static ts_status split_buffer(kernel *k, int to, int i, int64_t parts)
     return st;
 }
 
-static int64_t larger(size_t a, size_t b)
+static size_t larger(size_t a, size_t b)
 {
-    return (int64_t)(a > b ? a : b) / 4 + 1;
+    return a > b ? a : b;
 }
 
 void unfused_attention(kernel *k, ts_device *d, ts_status *st, int qkv, int dout)
@@ -132,7 +132,7 @@ void unfused_attention(kernel *k, ts_device *d, ts_status *st, int qkv, int dout
     for (int i = K; i <= V; i++) kernel_room(k, d, st, n);
     for (int i = SCORES; i <= WEIGHTS; i++) kernel_room(k, d, st, N);
     kernel_numbers(k, d, st, &a->scale, 1);
-    kernel_room(k, d, st, larger(k->be->linear_scratch(k->s, &l, 1), of_l > of_sum ? of_l : of_sum));
+    kernel_scratch(k, d, st, larger(k->be->linear_scratch(k->s, &l, 1), larger(of_l, of_sum)));
     if (backward) {
         const float one = 1;
         kernel_room(k, d, st, n), kernel_room(k, d, st, N), kernel_room(k, d, st, rows), kernel_room(k, d, st, a->T);

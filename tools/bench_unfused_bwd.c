@@ -3,12 +3,6 @@
 
 enum { MOST_CHANNELS = 1024 };
 
-/* Bytes of scratch of a library's or an op's call. */
-static int scratch(kernel *k, ts_device *d, ts_status *st, size_t bytes)
-{
-    return kernel_room(k, d, st, (int64_t)bytes / 4 + 1);
-}
-
 /* --- SiLU backward, then GroupNorm backward, of what forward's GroupNorm left --- */
 
 static ts_status silu_then_group_norm(kernel *k)
@@ -94,7 +88,7 @@ void unfused_ada_norm_bwd(kernel *k, ts_device *d, ts_status *st)
     kernel_room(k, d, st, rows);
     if (*st != TS_OK) return;
     kernel_numbers(k, d, st, each, n->C);
-    scratch(k, d, st, k->be->linear_scratch(k->s, &mean, 0));
+    kernel_scratch(k, d, st, k->be->linear_scratch(k->s, &mean, 0));
     k->unfused = ada_norm_back_in_steps;
     k->products = 2;
     k->product_bytes = 2 * 4.0 * (double)(rows * n->C + n->C + rows);
@@ -132,16 +126,11 @@ void unfused_fsq_bwd(kernel *k, ts_device *d, ts_status *st)
 
 /* --- projection out, FSQ, projection in, each backward; the values once more --- */
 
-static ts_linear way(const kernel *k, int I, int O)
-{
-    return (ts_linear){ k->u.project.N, I, O, TS_MATH_F32, TS_F32 };
-}
-
 static ts_status project_back_in_steps(kernel *k)
 {
     const ts_fsq_project *p = &k->u.project;
     const ts_fsq_weights *w = &k->projections;
-    const ts_linear in = way(k, p->C, p->q.D), out = way(k, p->q.D, p->O);
+    const ts_linear in = kernel_way(k, p->C, p->q.D), out = kernel_way(k, p->q.D, p->O);
     const float *dy = k->p[5], *x = k->p[6], *z = k->p[7];
     float *value = k->p[k->aux], *dvalue = k->p[k->aux + 1], *dz = k->p[k->aux + 2];
     TS_TRY(k->be->fsq_fwd(k->s, value, (int32_t *)(void *)k->p[k->aux + 3], z, &p->q, p->N));
@@ -154,12 +143,12 @@ void unfused_fsq_project_bwd(kernel *k, ts_device *d, ts_status *st)
 {
     const ts_fsq_project *p = &k->u.project;
     const int64_t D = p->q.D;
-    const ts_linear in = way(k, p->C, p->q.D), out = way(k, p->q.D, p->O);
+    const ts_linear in = kernel_way(k, p->C, p->q.D), out = kernel_way(k, p->q.D, p->O);
     k->aux = kernel_room(k, d, st, p->N * D);
     for (int i = 0; i < 2; i++) kernel_room(k, d, st, p->N * D);
     kernel_room(k, d, st, p->N);
-    scratch(k, d, st, k->be->linear_scratch(k->s, &out, 1));
-    scratch(k, d, st, k->be->linear_scratch(k->s, &in, 1));
+    kernel_scratch(k, d, st, k->be->linear_scratch(k->s, &out, 1));
+    kernel_scratch(k, d, st, k->be->linear_scratch(k->s, &in, 1));
     k->unfused = project_back_in_steps;
     k->products = 4; /* gradients of both inputs and of both weights, which are added to */
     k->product_bytes = 4.0 * (double)(2 * p->N * (p->C + p->O + 2 * D) + 3 * D * (p->C + p->O));

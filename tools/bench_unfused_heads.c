@@ -87,9 +87,10 @@ void unfused_digit_head(kernel *k, ts_device *d, ts_status *st)
     if (*st != TS_OK) return;
     const ts_linear l = logits_of(k, 0);
     const int64_t N = k->N, all = (int64_t)h->K * h->sum_L, L = h->level[0];
-    const int64_t rooms[] = { N * h->M, N * h->M, N * L, N * L, all, N * L, N * h->D, N, (int64_t)k->be->linear_scratch(k->s, &l, 0) / 4 + 1 };
+    const int64_t rooms[] = { N * h->M, N * h->M, N * L, N * L, all, N * L, N * h->D, N };
     k->aux = k->n;
-    for (int i = SUM; i <= ROOM; i++) kernel_room(k, d, st, rooms[i]);
+    for (int i = SUM; i < ROOM; i++) kernel_room(k, d, st, rooms[i]);
+    kernel_scratch(k, d, st, k->be->linear_scratch(k->s, &l, 0));
     int32_t *codes = malloc(sizeof *codes * (size_t)(N * (1 + h->D)));
     float *biases = malloc(sizeof *biases * (size_t)(2 * all));
     if (*st == TS_OK) *st = codes && biases ? split_digits(k, codes, biases) : ts_fail(TS_E_NOMEM, "out of host memory");
@@ -157,8 +158,8 @@ void unfused_residual_vq(kernel *k, ts_device *d, ts_status *st)
     kernel_room(k, d, st, (int64_t)q->V * q->D);
     kernel_room(k, d, st, q->V);
     kernel_numbers(k, d, st, minus_half, q->D);
-    kernel_room(k, d, st, (int64_t)(a > b ? a : b) / 4 + 1);
-    kernel_room(k, d, st, (int64_t)k->be->pyramid_scratch(k->s, &q->p, q->D, k->B) / 4 + 1);
+    kernel_scratch(k, d, st, a > b ? a : b);
+    kernel_scratch(k, d, st, k->be->pyramid_scratch(k->s, &q->p, q->D, k->B));
     k->unfused = scale_by_scale;
     k->products = q->p.K + 1;
     k->product_bytes = 4.0 * (double)(T * (q->D + q->V) + (q->p.K + 1) * (int64_t)q->V * q->D + (q->p.K + 1) * (int64_t)q->V);

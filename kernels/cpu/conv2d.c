@@ -163,7 +163,8 @@ size_t conv2d_scratch_cpu(ts_stream *s, const ts_conv2d *c, int backward)
     return larger(bytes, larger(scratch_of(s, DNN_CONV_DX, c, 0), scratch_of(s, DNN_CONV_DW, c, 0)));
 }
 
-static void winograd(ts_stream *s, float *y, const float *x, const float *w, const float *b, const ts_conv2d *c, int adjoint, void *scratch)
+static void winograd(ts_stream *s, float *y, const float *x, const float *w, const float *b, const ts_conv2d *c,
+                     int adjoint, void *scratch)
 {
     float *u = (float *)(((uintptr_t)scratch + 63) / 64 * 64);
     winograd_transform(s, u, w, c, adjoint);
@@ -192,7 +193,8 @@ static float *winograd_copy(ts_stream *s, const float *w, const ts_conv2d *c)
     return u;
 }
 
-static ts_status winograd_fwd(ts_stream *s, float *y, const float *x, const float *w, const float *b, const ts_conv2d *c, void *scratch)
+static ts_status winograd_fwd(ts_stream *s, float *y, const float *x, const float *w, const float *b,
+                              const ts_conv2d *c, void *scratch)
 {
     if (!packed_constant(s, w)) {
         winograd(s, y, x, w, b, c, 0, scratch);

@@ -173,9 +173,7 @@ static ts_status forward(ts_stream *s, const job &j, const ts_attention *a)
     if (rounds(s, a)) return attention_mma_fwd(s, j, a->B);
     int staged;
     const size_t bytes = shared_bytes(s, 4, 1, j.c, &staged);
-    TS_TRY(ts_cuda(
-        cudaFuncSetAttribute((const void *)attention_fwd_k1, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
-        "attention"));
+    TS_TRY(ts_allow_shared((const void *)attention_fwd_k1, bytes, "attention"));
     return TS_LAUNCH(attention_fwd_k1, dim3((unsigned)((j.T + TILE - 1) / TILE), (unsigned)j.H, (unsigned)a->B),
                      WARPS * WARP, bytes, s, j, staged);
 }
@@ -424,9 +422,8 @@ static ts_status backward(ts_stream *s, const job &j, const ts_attention *a, int
     int staged;
     const size_t bytes = shared_bytes(s, 6, 2, j.c, &staged);
     const dim3 grid((unsigned)tiles_of(a, TILE), (unsigned)a->H, (unsigned)a->B);
-    const cudaFuncAttribute most = cudaFuncAttributeMaxDynamicSharedMemorySize;
-    TS_TRY(ts_cuda(cudaFuncSetAttribute((const void *)attention_dq_k1, most, (int)bytes), "attention"));
-    TS_TRY(ts_cuda(cudaFuncSetAttribute((const void *)attention_dkv_k1, most, (int)bytes), "attention"));
+    TS_TRY(ts_allow_shared((const void *)attention_dq_k1, bytes, "attention"));
+    TS_TRY(ts_allow_shared((const void *)attention_dkv_k1, bytes, "attention"));
     TS_TRY(TS_LAUNCH(attention_dq_k1, grid, WARPS * WARP, bytes, s, j, normalised, staged));
     return TS_LAUNCH(attention_dkv_k1, grid, WARPS * WARP, bytes, s, j, normalised, staged);
 }

@@ -128,9 +128,7 @@ ts_status attention_mma_fwd(ts_stream *s, job j, int64_t B)
     const int width = width_of(j.c);
     const size_t bytes = shared_bytes(width);
     j.quads = j.c % 4 == 0 && ts_aligned(j.q) && ts_aligned(j.k) && ts_aligned(j.v);
-    TS_TRY(ts_cuda(
-        cudaFuncSetAttribute((const void *)attention_mma_k1, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
-        "attention"));
+    TS_TRY(ts_allow_shared((const void *)attention_mma_k1, bytes, "attention"));
     return TS_LAUNCH(attention_mma_k1, dim3((unsigned)((j.T + MMA_TILE - 1) / MMA_TILE), (unsigned)j.H, (unsigned)B),
                      WARPS * WARP, bytes, s, j, width);
 }

@@ -284,10 +284,9 @@ ts_status attention_mma_bwd(ts_stream *s, job j, int64_t B, int normalised)
     const int width = width_of(j.c);
     const size_t bytes = shared_bytes(width);
     const dim3 grid((unsigned)((j.T + MMA_TILE - 1) / MMA_TILE), (unsigned)j.H, (unsigned)B);
-    const cudaFuncAttribute most = cudaFuncAttributeMaxDynamicSharedMemorySize;
     j.quads = j.c % 4 == 0 && ts_aligned(j.q) && ts_aligned(j.k) && ts_aligned(j.v) && ts_aligned(j.dout);
-    TS_TRY(ts_cuda(cudaFuncSetAttribute((const void *)attention_mma_dq_k1, most, (int)bytes), "attention"));
-    TS_TRY(ts_cuda(cudaFuncSetAttribute((const void *)attention_mma_dkv_k1, most, (int)bytes), "attention"));
+    TS_TRY(ts_allow_shared((const void *)attention_mma_dq_k1, bytes, "attention"));
+    TS_TRY(ts_allow_shared((const void *)attention_mma_dkv_k1, bytes, "attention"));
     TS_TRY(TS_LAUNCH(attention_mma_dq_k1, grid, WARPS * WARP, bytes, s, j, width, normalised));
     return TS_LAUNCH(attention_mma_dkv_k1, grid, WARPS * WARP, bytes, s, j, width, normalised);
 }

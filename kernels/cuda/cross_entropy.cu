@@ -122,19 +122,13 @@ static __global__ void __launch_bounds__(LONG_BLOCK, 1)
                        V, d, warps);
 }
 
-static ts_status allow_shared(const void *kernel, size_t bytes)
-{
-    return ts_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
-                   "cross_entropy");
-}
-
 /* Rows of which less than half fits into a block's `room` are shared by as many blocks as keep all of it, or all that
  * the device has. *together: rows at one time. */
 static ts_status share_rows(row_deal *d, int64_t *together, const ts_stream *s, int64_t room, int64_t N, int64_t V)
 {
     int64_t blocks;
     const size_t bytes = sizeof(float) * (size_t)room;
-    TS_TRY(allow_shared((const void *)cross_entropy_shared_k1, bytes));
+    TS_TRY(ts_allow_shared((const void *)cross_entropy_shared_k1, bytes, "cross_entropy"));
     TS_TRY(ts_resident(&blocks, s, (const void *)cross_entropy_shared_k1, LONG_BLOCK, bytes, "cross_entropy"));
     if (blocks > PARTIALS / 2) blocks = PARTIALS / 2;
     const int64_t least = (V + room - 1) / room;
@@ -164,7 +158,7 @@ ts_status cross_entropy_cuda(ts_stream *s, float *loss, float *dlogits, const fl
     }
     const row_deal d = { 1, (int)V, (int)(V < room ? V : room) };
     const size_t bytes = sizeof(float) * (size_t)d.held;
-    TS_TRY(allow_shared((const void *)cross_entropy_k1, bytes));
+    TS_TRY(ts_allow_shared((const void *)cross_entropy_k1, bytes, "cross_entropy"));
     return TS_LAUNCH(cross_entropy_k1, (unsigned)N, threads, bytes, s, loss, dlogits, logits, target, grad_scale, N, V,
                      d);
 }

@@ -176,9 +176,7 @@ ts_status digit_head_cuda(ts_stream *s, float *loss, float *du, const ts_digit_p
     if (bytes + sizeof(float) * TS_MAX_SUM_L + 256 > s->most_shared)
         return ts_fail(TS_E_ARG, "digit head: %d digits of %d hidden channels are too many for one block", d->D, d->M);
     const head_job j = { loss, du, (float *)scratch, u, code, scale_of, *param, grad_scale, N, T };
-    TS_TRY(ts_cuda(
-        cudaFuncSetAttribute((const void *)digit_head_k1, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
-        "digit head"));
+    TS_TRY(ts_allow_shared((const void *)digit_head_k1, bytes, "digit head"));
     TS_TRY(TS_LAUNCH(digit_head_k1, (unsigned)o.chunks, 128, bytes, s, j, *d, o));
     if (!du) return TS_OK;
     return TS_LAUNCH(add_chunks_k1, ts_blocks(o.params), BLOCK, 0, s, *grad, (const float *)scratch, o);

@@ -134,11 +134,6 @@ struct slab {
 
 /* ---- shared memory ---- */
 
-static inline ts_status allow_shared(const void *kernel, size_t bytes)
-{
-    return ts_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes), "group_norm");
-}
-
 /* How the slices of a bundle are dealt out to blocks: `shares` of them have `per` slices each (the last ones fewer, or
  * none), and keep `held` positions of them. With several shares all blocks are there at one time, and take the bundles
  * in rounds, so many together; `end` is a whole number of rounds. */
@@ -162,7 +157,7 @@ static inline ts_status deal_out(deal *d, const ts_stream *s, const ts_group_nor
     if (8 * fits < eighths * n->P) {
         int64_t blocks;
         const size_t most = room + (size_t)(fits * position);
-        TS_TRY(allow_shared(kernel, most));
+        TS_TRY(ts_allow_shared(kernel, most, "group_norm"));
         TS_TRY(ts_resident(&blocks, s, kernel, MOST_TEAMS * BLOCK, most, "group_norm"));
         const int64_t least = fits < SLICE ? slices : (slices + fits / SLICE - 1) / (fits / SLICE);
         const int rounds = (int)(least > blocks ? bundles : (bundles + blocks / least - 1) / (blocks / least));
@@ -176,7 +171,7 @@ static inline ts_status deal_out(deal *d, const ts_stream *s, const ts_group_nor
     d->bytes = room + (size_t)(d->held * position);
     d->teams = d->per < MOST_TEAMS ? d->per : (int)MOST_TEAMS;
     d->grid = (unsigned)d->together * (unsigned)d->shares;
-    return allow_shared(kernel, d->bytes);
+    return ts_allow_shared(kernel, d->bytes, "group_norm");
 }
 
 /* for (bundle that a block has in each round; from d.bundles on it has none, and waits with the others) */

@@ -62,6 +62,12 @@ ts_status ts_launch_together(const char *name, void (*kernel)(P...), unsigned gr
 }
 #endif
 
+/* Blocks of this kernel may use so much dynamic shared memory, beyond the 48 KB that all may. */
+static inline ts_status ts_allow_shared(const void *kernel, size_t bytes, const char *what)
+{
+    return ts_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes), what);
+}
+
 /* Blocks of a kernel that the device holds at one time. */
 static inline ts_status ts_resident(int64_t *blocks, const ts_stream *s, const void *kernel, int threads,
                                     size_t shared_bytes, const char *what)

@@ -50,12 +50,6 @@ static inline state_place place_state(const ts_stream *s, const ts_pyramid &p, i
     return state_place{ least, floats };
 }
 
-/* Blocks of this kernel may use so much dynamic shared memory, beyond the 48 KB that all may. */
-static inline ts_status allow_shared(const void *kernel, size_t bytes, const char *op)
-{
-    return ts_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes), op);
-}
-
 /* Taps of scale k: those of the h rows, then those of the w columns. */
 static __device__ inline void make_taps(taps *t, const ts_pyramid &p, int k)
 {

@@ -161,7 +161,7 @@ ts_status residual_fsq_fwd_cuda(ts_stream *s, float *f_hat, int32_t *idx, float 
     const forward_out o = { f_hat, x, partial, idx, image_stats, B };
     const ts_phi none = {};
     if (B > 0) {
-        TS_TRY(allow_shared((const void *)residual_fsq_fwd_k1, at.shared_bytes, "residual_fsq"));
+        TS_TRY(ts_allow_shared((const void *)residual_fsq_fwd_k1, at.shared_bytes, "residual_fsq"));
         TS_TRY(TS_LAUNCH(residual_fsq_fwd_k1, (unsigned)B, BLOCK, at.shared_bytes, s, o, f, log_gain,
                          p->S > 0 ? *phi : none, *q, spill));
     }
@@ -319,7 +319,7 @@ ts_status residual_fsq_bwd_cuda(ts_stream *s, float *df, float *dlog_gain, const
     double *gains = (double *)scratch;
     float *work = (float *)(gains + chunks * n_gains);
     const ts_phi none = {};
-    TS_TRY(allow_shared((const void *)residual_fsq_bwd_k1, l.place.shared_bytes, "residual_fsq"));
+    TS_TRY(ts_allow_shared((const void *)residual_fsq_bwd_k1, l.place.shared_bytes, "residual_fsq"));
     TS_TRY(TS_LAUNCH(residual_fsq_bwd_k1, (unsigned)chunks, BLOCK, l.place.shared_bytes, s, df, gains, work, in,
                      p->S > 0 ? *phi : none, *q, l));
     TS_TRY(add_up_doubles(s, dlog_gain, gains, chunks, n_gains, 1));

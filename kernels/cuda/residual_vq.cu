@@ -190,7 +190,7 @@ ts_status residual_vq_fwd_cuda(ts_stream *s, float *f_hat, int32_t *idx, float *
     const ts_phi none = {};
     if (B > 0) {
         TS_TRY(TS_LAUNCH(make_book_k1, ts_blocks(q->V), BLOCK, 0, s, book, codebook, *q));
-        TS_TRY(allow_shared((const void *)residual_vq_fwd_k1, at.shared_bytes, "residual_vq"));
+        TS_TRY(ts_allow_shared((const void *)residual_vq_fwd_k1, at.shared_bytes, "residual_vq"));
         TS_TRY(TS_LAUNCH(residual_vq_fwd_k1, (unsigned)B, BLOCK, at.shared_bytes, s, o, f, codebook, book,
                          p->S > 0 ? *phi : none, *q, spill));
     }
@@ -261,7 +261,7 @@ ts_status residual_vq_bwd_cuda(ts_stream *s, float *df, float *dcodebook, const 
     const vq_in in = { df_hat, f, codebook, idx, (float)(2.0 * loss_weight / values), B, chunks };
     float *dcode = (float *)scratch, *work = dcode + B * p->T * q->D;
     const ts_phi none = {};
-    TS_TRY(allow_shared((const void *)residual_vq_bwd_k1, l.place.shared_bytes, "residual_vq"));
+    TS_TRY(ts_allow_shared((const void *)residual_vq_bwd_k1, l.place.shared_bytes, "residual_vq"));
     TS_TRY(TS_LAUNCH(residual_vq_bwd_k1, (unsigned)chunks, BLOCK, l.place.shared_bytes, s, df, dcode, work, in,
                      p->S > 0 ? *phi : none, *q, l));
     if (dcodebook) TS_TRY(add_to_rows(s, dcodebook, dcode, idx, B * p->T, q->D, q->V));

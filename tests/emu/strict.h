@@ -8,6 +8,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <initializer_list>
 
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.cuh"
@@ -59,6 +60,21 @@ static inline void expect(const char *what, void (*body)(), const char *text)
                       said);
     else
         ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s: failed with \"%s\"", what, said);
+}
+
+/* What main of such a test returns. */
+static inline int run_tests(const char *name, std::initializer_list<const TTest *> tests)
+{
+    Suite *u = suite_create(name);
+    TCase *c = tcase_create(name);
+    tcase_set_timeout(c, 120);
+    for (const TTest *t : tests) tcase_add_test(c, t);
+    suite_add_tcase(u, c);
+    SRunner *r = srunner_create(u);
+    srunner_run_all(r, CK_NORMAL);
+    const int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed != 0;
 }
 
 #define LAUNCH(kernel, grid, block, bytes, ...)                                                                        \

@@ -458,15 +458,5 @@ END_TEST
 
 int main()
 {
-    Suite *u = suite_create("emu");
-    TCase *c = tcase_create("emu");
-    tcase_set_timeout(c, 120);
-    const TTest *const tests[] = { barriers, warps, memory, limits, streams, seeds, devices, about, out_of_memory };
-    for (const TTest *t : tests) tcase_add_test(c, t);
-    suite_add_tcase(u, c);
-    SRunner *r = srunner_create(u);
-    srunner_run_all(r, CK_NORMAL);
-    const int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_tests("emu", { barriers, warps, memory, limits, streams, seeds, devices, about, out_of_memory });
 }

@@ -1,21 +1,14 @@
 /* test_faults.cpp - the CUDA backend says no in one line: to sizes that a device or cuBLAS cannot do, and when a call
  * of the runtime fails. */
-#include <check.h>
-
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 
-#include "kernels/cuda/device.h"
-#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/product.h"
 #include "tessera/op_attention.h"
 #include "tessera/op_cross_entropy.h"
 #include "tessera/op_digit_head.h"
 #include "tessera/op_group_norm.h"
 #include "tests/emu/emu.h"
-
-static ts_stream *s;
+#include "tests/emu/strict.h"
 
 #define REFUSED(status, text, expr)                                                                                    \
     do {                                                                                                               \
@@ -118,14 +111,5 @@ END_TEST
 
 int main()
 {
-    Suite *u = suite_create("faults");
-    TCase *c = tcase_create("faults");
-    const TTest *const tests[] = { sizes, opening, sharing };
-    for (const TTest *t : tests) tcase_add_test(c, t);
-    suite_add_tcase(u, c);
-    SRunner *r = srunner_create(u);
-    srunner_run_all(r, CK_NORMAL);
-    const int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_tests("faults", { sizes, opening, sharing });
 }

@@ -119,14 +119,5 @@ END_TEST
 
 int main()
 {
-    Suite *u = suite_create("grid");
-    TCase *c = tcase_create("grid");
-    tcase_set_timeout(c, 120);
-    tcase_add_test(c, grids);
-    suite_add_tcase(u, c);
-    SRunner *r = srunner_create(u);
-    srunner_run_all(r, CK_NORMAL);
-    const int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed != 0;
+    return run_tests("grid", { grids });
 }
