@@ -1,4 +1,4 @@
-/* conv2d.c - convolution on the CPU, by oneDNN, or by winograd.c where that is faster. Contract: tessera/op_conv2d.h. */
+/* conv2d.c - convolution on the CPU, by oneDNN, or by winograd.c or tile_conv.c where those are faster. Contract: tessera/op_conv2d.h. */
 #include "tessera/op_conv2d.h"
 
 #include <stdio.h>
@@ -7,6 +7,8 @@
 #include "kernels/cpu/bias_grad.h"
 #include "kernels/cpu/onednn.h"
 #include "kernels/cpu/packed.h"
+#include "kernels/cpu/tile.h"
+#include "kernels/cpu/tile_conv.h"
 #include "kernels/cpu/winograd.h"
 #include "tessera/op_linear.h"
 
@@ -135,15 +137,56 @@ static ts_linear as_linear(const ts_conv2d *c)
     return (ts_linear){ .N = rows_of(c), .I = c->C, .O = c->O, .math = c->math };
 }
 
-/* Scratch of winograd.c: transformed weights, unless they are kept, before the rest. */
-static size_t transformed_bytes(const ts_conv2d *c)
+/* ---- the ways that are our own: with weights of another order, made before, and kept where they do not change ---- */
+
+typedef struct {
+    int (*takes)(const ts_conv2d *c);
+    dnnl_data_type_t type; /* of transformed weights */
+    size_t (*weights)(const ts_conv2d *c);
+    size_t (*scratch)(const ts_stream *s, const ts_conv2d *c);
+    void (*transform)(const ts_stream *s, void *u, const float *w, const ts_conv2d *c);
+    void (*run)(const ts_stream *s, float *y, const void *x, const void *u, const float *b, const ts_conv2d *c, void *scratch);
+} way;
+
+static void transform_winograd(const ts_stream *s, void *u, const float *w, const ts_conv2d *c)
 {
-    return winograd_weights(c) * sizeof(float) + 64;
+    winograd_transform(s, u, w, c, 0);
 }
 
-static size_t winograd_room(const ts_stream *s, const ts_conv2d *c)
+static void transform_tiles(const ts_stream *s, void *u, const float *w, const ts_conv2d *c)
 {
-    return transformed_bytes(c) + winograd_scratch(s, c);
+    tile_conv_transform(s, u, w, c);
+}
+
+static void run_winograd(const ts_stream *s, float *y, const void *x, const void *u, const float *b, const ts_conv2d *c, void *scratch)
+{
+    winograd_run(s, y, x, u, b, c, scratch);
+}
+
+static void run_tiles(const ts_stream *s, float *y, const void *x, const void *u, const float *b, const ts_conv2d *c, void *scratch)
+{
+    tile_conv_run(s, y, x, u, b, c, scratch);
+}
+
+static const way WINOGRAD = { winograd_takes, dnnl_f32, winograd_weights, winograd_scratch, transform_winograd, run_winograd };
+static const way TILES = { tile_conv_takes, dnnl_bf16, tile_conv_weights, tile_conv_scratch, transform_tiles, run_tiles };
+
+/* How a forward pass goes, NULL for oneDNN. */
+static const way *way_of(const ts_conv2d *c)
+{
+    if (winograd_takes(c)) return &WINOGRAD;
+    return tile_unit() && tile_conv_takes(c) ? &TILES : NULL;
+}
+
+static size_t transformed_bytes(const way *m, const ts_conv2d *c)
+{
+    return m->weights(c) * (m->type == dnnl_f32 ? 4 : 2);
+}
+
+/* Scratch: transformed weights, unless they are kept, before the rest. */
+static size_t own_room(const ts_stream *s, const way *m, const ts_conv2d *c)
+{
+    return transformed_bytes(m, c) + 64 + m->scratch(s, c);
 }
 
 size_t conv2d_scratch_cpu(ts_stream *s, const ts_conv2d *c, int backward)
@@ -152,33 +195,30 @@ size_t conv2d_scratch_cpu(ts_stream *s, const ts_conv2d *c, int backward)
     const ts_linear l = as_linear(c);
     if (backward && pointwise(c)) return linear_scratch_cpu(s, &l, 1);
     if (!backward) {
-        if (winograd_takes(c)) return winograd_room(s, c);
+        const way *own = way_of(c);
+        if (own) return own_room(s, own, c);
         return larger(scratch_of(s, DNN_CONV_FWD, c, 0), scratch_of(s, DNN_CONV_FWD, c, 1));
     }
     size_t bytes = bias_grad_scratch(rows_of(c), c->O);
     if (winograd_takes(c)) {
         const ts_conv2d a = winograd_adjoint(c);
-        return larger(bytes, larger(winograd_room(s, &a), winograd_dw_scratch(s, c)));
+        return larger(bytes, larger(own_room(s, &WINOGRAD, &a), winograd_dw_scratch(s, c)));
     }
     return larger(bytes, larger(scratch_of(s, DNN_CONV_DX, c, 0), scratch_of(s, DNN_CONV_DW, c, 0)));
 }
 
-static void winograd(ts_stream *s, float *y, const float *x, const float *w, const float *b, const ts_conv2d *c,
-                     int adjoint, void *scratch)
+static void *aligned(void *scratch)
 {
-    float *u = (float *)(((uintptr_t)scratch + 63) / 64 * 64);
-    winograd_transform(s, u, w, c, adjoint);
-    winograd_run(s, y, x, u, b, c, (char *)scratch + transformed_bytes(c));
+    return (void *)(((uintptr_t)scratch + 63) / 64 * 64);
 }
 
-/* The weights as winograd_run takes them, made the first time; NULL when memory is out. */
-static float *winograd_copy(ts_stream *s, const float *w, const ts_conv2d *c)
+/* The weights as m->run takes them, made the first time; NULL when memory is out. */
+static void *transformed_copy(ts_stream *s, const way *m, const float *w, const ts_conv2d *c)
 {
     int is_new;
     dnnl_memory_desc_t md;
-    const size_t numbers = winograd_weights(c);
-    dnnl_memory_desc_init_by_tag(&md, 1, (const dnnl_dims_t){ (dnnl_dim_t)numbers }, dnnl_f32, dnnl_a);
-    float *u = packed_get(s, w, &md, numbers * sizeof *u, 0, &is_new);
+    dnnl_memory_desc_init_by_tag(&md, 1, (const dnnl_dims_t){ (dnnl_dim_t)m->weights(c) }, m->type, dnnl_a);
+    void *u = packed_get(s, w, &md, transformed_bytes(m, c), 0, &is_new);
     if (!u || !is_new) return u;
 
     const ts_stored *stored = packed_stored(s, w);
@@ -187,22 +227,24 @@ static float *winograd_copy(ts_stream *s, const float *w, const ts_conv2d *c)
         packed_forget(s, u);
         return NULL;
     }
-    winograd_transform(s, u, plain ? plain : w, c, 0);
+    m->transform(s, u, plain ? plain : w, c);
     free(plain);
     packed_release(s, w);
     return u;
 }
 
-static ts_status winograd_fwd(ts_stream *s, float *y, const float *x, const float *w, const float *b,
-                              const ts_conv2d *c, void *scratch)
+static ts_status own_fwd(ts_stream *s, const way *m, float *y, const void *x, const float *w, const float *b, const ts_conv2d *c,
+                         void *scratch)
 {
-    if (!packed_constant(s, w)) {
-        winograd(s, y, x, w, b, c, 0, scratch);
+    if (packed_constant(s, w)) {
+        const void *u = transformed_copy(s, m, w, c);
+        if (!u) return ts_fail(TS_E_NOMEM, "conv2d: no memory for %zu bytes of weights", transformed_bytes(m, c));
+        m->run(s, y, x, u, b, c, scratch);
         return TS_OK;
     }
-    float *u = winograd_copy(s, w, c);
-    if (!u) return ts_fail(TS_E_NOMEM, "conv2d: no memory for %zu bytes of weights", winograd_weights(c) * sizeof *u);
-    winograd_run(s, y, x, u, b, c, scratch);
+    char *u = aligned(scratch);
+    m->transform(s, u, w, c);
+    m->run(s, y, x, u, b, c, u + transformed_bytes(m, c));
     return TS_OK;
 }
 
@@ -210,10 +252,35 @@ ts_status conv2d_fwd_cpu(ts_stream *s, float *y, const void *x, const float *w, 
                          void *scratch)
 {
     if (c->B == 0) return TS_OK;
-    if (winograd_takes(c)) return winograd_fwd(s, y, x, w, b, c, scratch);
+    const way *own = way_of(c);
+    if (own) return own_fwd(s, own, y, x, w, b, c, scratch);
     dnn_plan *p;
     TS_TRY(plan(s, &p, DNN_CONV_FWD, c, b != NULL));
     return dnn_run(s, p, (void *[]){ (void *)x, (void *)w, y, (void *)b }, scratch);
+}
+
+/* dx of a convolution that winograd.c takes: another one, of dy. */
+static void winograd_dx(ts_stream *s, float *dx, const float *dy, const float *w, const ts_conv2d *c, void *scratch)
+{
+    const ts_conv2d a = winograd_adjoint(c);
+    float *u = aligned(scratch);
+    winograd_transform(s, u, w, &a, 1);
+    winograd_run(s, dx, dy, u, NULL, &a, (char *)u + transformed_bytes(&WINOGRAD, &a));
+}
+
+static ts_status onednn_bwd(ts_stream *s, float *dx, float *dw, const float *dy, const float *x, const float *w, const ts_conv2d *c,
+                            void *scratch)
+{
+    dnn_plan *p;
+    if (dx) {
+        TS_TRY(plan(s, &p, DNN_CONV_DX, c, 0));
+        TS_TRY(dnn_run(s, p, (void *[]){ (void *)dy, (void *)w, dx }, scratch));
+    }
+    if (dw) {
+        TS_TRY(plan(s, &p, DNN_CONV_DW, c, 0));
+        TS_TRY(dnn_run(s, p, (void *[]){ (void *)dy, (void *)x, dw }, scratch));
+    }
+    return TS_OK;
 }
 
 ts_status conv2d_bwd_cpu(ts_stream *s, float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,
@@ -224,20 +291,10 @@ ts_status conv2d_bwd_cpu(ts_stream *s, float *dx, float *dw, float *db, const fl
     if (pointwise(c)) return linear_bwd_cpu(s, dx, dw, db, dy, x, w, &l, scratch);
 
     if (winograd_takes(c)) {
-        const ts_conv2d a = winograd_adjoint(c);
-        if (dx) winograd(s, dx, dy, w, NULL, &a, 1, scratch);
+        if (dx) winograd_dx(s, dx, dy, w, c, scratch);
         if (dw) winograd_dw(s, dw, dy, x, c, scratch);
-        if (db) bias_grad(s, db, dy, rows_of(c), c->O, scratch);
-        return TS_OK;
-    }
-    dnn_plan *p;
-    if (dx) {
-        TS_TRY(plan(s, &p, DNN_CONV_DX, c, 0));
-        TS_TRY(dnn_run(s, p, (void *[]){ (void *)dy, (void *)w, dx }, scratch));
-    }
-    if (dw) {
-        TS_TRY(plan(s, &p, DNN_CONV_DW, c, 0));
-        TS_TRY(dnn_run(s, p, (void *[]){ (void *)dy, (void *)x, dw }, scratch));
+    } else {
+        TS_TRY(onednn_bwd(s, dx, dw, dy, x, w, c, scratch));
     }
     if (db) bias_grad(s, db, dy, rows_of(c), c->O, scratch);
     return TS_OK;

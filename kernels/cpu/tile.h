@@ -23,10 +23,12 @@
 
 enum { TILE = 16, TILE_DEPTH = 32, TILE_BYTES = 1024 }; /* rows and columns of c; numbers that a DOT sums; bytes of a whole tile */
 
-/* May this process use the tile registers, and does the machine have them? */
+/* Does the machine have tile registers, and may this process use them? To be asked before the first tile_begin, whatever the answer is
+ * used for: Linux gives the registers to those who ask. */
 int tile_unit(void);
 
 #if defined __AMX_BF16__ && defined __AMX_TILE__
+enum { TILE_IN_C = 0 };
 
 /* All eight are 16 rows of 64 bytes. */
 static inline void tile_begin(void)
@@ -53,6 +55,7 @@ static inline void tile_end(void)
 #define TILE_DOT(c, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::)
 
 #else
+enum { TILE_IN_C = 1 };
 
 static _Thread_local uint32_t tile_register[8][TILE][TILE];
 

@@ -208,9 +208,9 @@ size_t winograd_weights(const ts_conv2d *c)
     return (size_t)(POINTS * ts_panels_size(c->C, c->O));
 }
 
-static ts_panels point_of(float *u, const ts_conv2d *c, int i)
+static ts_panels point_of(const float *u, const ts_conv2d *c, int i)
 {
-    return (ts_panels){ u + i * ts_panels_size(c->C, c->O), c->C };
+    return (ts_panels){ (float *)u + i * ts_panels_size(c->C, c->O), c->C };
 }
 
 /* Kernels that are transformed together: neighbours in memory, a line of the cache. */
@@ -340,7 +340,7 @@ size_t winograd_scratch(const ts_stream *s, const ts_conv2d *c)
     return (size_t)(ts_round_up(room(c), 16) * s->threads) * sizeof(float) + 64;
 }
 
-void winograd_run(const ts_stream *s, float *y, const float *x, float *u, const float *b, const ts_conv2d *c,
+void winograd_run(const ts_stream *s, float *y, const float *x, const float *u, const float *b, const ts_conv2d *c,
                   void *scratch)
 {
     const int64_t tiles = tiles_of(c), ldc = outputs_pad(c), size = ts_round_up(room(c), 16);

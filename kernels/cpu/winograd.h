@@ -27,7 +27,7 @@ size_t winograd_weights(const ts_conv2d *c);
 void winograd_transform(const ts_stream *s, float *u, const float *w, const ts_conv2d *c, int adjoint);
 
 /* y (B,Yo,Xo,O) from x (B,Y,X,C), transformed weights u and b (O) or NULL. */
-void winograd_run(const ts_stream *s, float *y, const float *x, float *u, const float *b, const ts_conv2d *c, void *scratch);
+void winograd_run(const ts_stream *s, float *y, const float *x, const float *u, const float *b, const ts_conv2d *c, void *scratch);
 
 /* dw (O,3,3,C) += what comes of dy (B,Yo,Xo,O) and x (B,Y,X,C). The same bits for every number of threads. */
 size_t winograd_dw_scratch(const ts_stream *s, const ts_conv2d *c); /* bytes */

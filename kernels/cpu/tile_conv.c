@@ -1,0 +1,330 @@
+/* tile_conv.c - contract: tile_conv.h.
+ *
+ * The pixels that are at work are copied to a strip, rounded, with zeros around them and a distance between pixels that
+ * spreads them over the cache. A tile of x is 16 neighbouring pixels by 32 channels of one tap; a tile of w is those
+ * channels by 16 outputs. Weights lie in panels of 32 outputs, two tiles for each step of the sum.
+ *
+ * 3x3: a task is a strip of some rows of an image, and all of its outputs. 1x1: the strip is shared, a task is a panel;
+ * the sum is cut where the channels of 512 pixels would not stay in the second-level cache.
+ */
+#include "kernels/cpu/tile_conv.h"
+
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu/stream.h"
+#include "kernels/cpu/tile.h"
+
+enum {
+    PANEL = 2 * TILE,      /* outputs of a panel                                        */
+    STEP = 2 * TILE_BYTES, /* bytes of a panel's step                                   */
+    STRIP = 512,           /* pixels of a strip                                         */
+    DEPTH = 1024,          /* most channels that a strip of 1x1 holds                   */
+    SPREAD = TILE_DEPTH,   /* numbers between the channels of two pixels                */
+    AHEAD = 4 * STEP,      /* how far ahead weights are fetched the first time          */
+    LINE = 64              /* bytes of a line of the cache                              */
+};
+
+static const float ZEROS[PANEL];
+
+static int64_t at_most(int64_t n, int64_t most)
+{
+    return n < most ? n : most;
+}
+
+static int64_t pieces(int64_t n, int64_t each)
+{
+    return (n + each - 1) / each;
+}
+
+int tile_conv_takes(const ts_conv2d *c)
+{
+    if (c->math != TS_MATH_BF16 || c->stride != 1 || c->C % TILE_DEPTH || c->O % PANEL || c->C < 1 || c->O < 1)
+        return 0;
+    if (c->k == 1) return c->pad_lo == 0 && c->pad_hi == 0;
+    return c->k == 3 && c->pad_lo == 1 && c->pad_hi == 1 && c->X % TILE == 0;
+}
+
+/* ---- weights: (O/32, k*k*C/32, 2) tiles ---- */
+
+size_t tile_conv_weights(const ts_conv2d *c)
+{
+    return (size_t)(c->O * c->k * c->k * c->C);
+}
+
+/* One tile: 16 outputs that are `apart` numbers apart, 32 channels. */
+static void transform_tile(uint32_t *to, const float *w, int64_t apart)
+{
+    uint32_t pair[TILE][TILE];
+    for (int n = 0; n < TILE; n++)
+        for (int p = 0; p < TILE; p++)
+            pair[n][p] = bf16_bits(w[n * apart + 2 * p]) >> 16 | (bf16_bits(w[n * apart + 2 * p + 1]) & 0xffff0000u);
+    for (int p = 0; p < TILE; p++)
+        for (int n = 0; n < TILE; n++) to[p * TILE + n] = pair[n][p];
+}
+
+void tile_conv_transform(const ts_stream *s, uint16_t *u, const float *w, const ts_conv2d *c)
+{
+    const int64_t row = c->k * c->k * c->C, steps = row / TILE_DEPTH;
+#pragma omp parallel for num_threads(s->threads)
+    for (int64_t o = 0; o < c->O / TILE; o++)
+        for (int64_t i = 0; i < steps; i++) {
+            char *to = (char *)u + (o / 2 * steps + i) * STEP + o % 2 * TILE_BYTES;
+            transform_tile((uint32_t *)to, w + o * TILE * row + i * TILE_DEPTH, row);
+        }
+}
+
+/* ---- sums ---- */
+
+/* Sixteen pixels of a strip, or two times as many, and where their outputs go. */
+typedef struct {
+    const uint16_t *x[2]; /* the first channel of the first tap              */
+    float *y[2];
+    int64_t pixels[2]; /* that exist, of 16; 0: the second is not there   */
+} block;
+
+/* What all blocks share. */
+typedef struct {
+    int64_t pitch;       /* numbers between pixels of the strip                               */
+    int64_t apart;       /* numbers between pixels of y                                       */
+    const int32_t *step; /* (steps) where the channels of a step are, in numbers from x       */
+    int64_t steps;
+    int fresh; /* the panel is read for the first time                              */
+} plan;
+
+static void fetch(const char *panel)
+{
+    for (int i = 0; i < STEP; i += LINE) __builtin_prefetch(panel + AHEAD + i);
+}
+
+/* Registers: sums 0 to 3 (2x2), pixels 4 and 5, weights 6 and 7. */
+static void sum_two(const block *k, const plan *p, const char *panel)
+{
+    const int64_t stride = p->pitch * 2;
+    for (int64_t i = 0; i < p->steps; i++, panel += STEP) {
+        if (p->fresh) fetch(panel);
+        TILE_LOAD(4, k->x[0] + p->step[i], stride);
+        TILE_LOAD(6, panel, LINE);
+        TILE_DOT(0, 4, 6);
+        TILE_LOAD(7, panel + TILE_BYTES, LINE);
+        TILE_DOT(1, 4, 7);
+        TILE_LOAD(5, k->x[1] + p->step[i], stride);
+        TILE_DOT(2, 5, 6);
+        TILE_DOT(3, 5, 7);
+    }
+}
+
+static void sum_one(const block *k, const plan *p, const char *panel)
+{
+    const int64_t stride = p->pitch * 2;
+    for (int64_t i = 0; i < p->steps; i++, panel += STEP) {
+        if (p->fresh) fetch(panel);
+        TILE_LOAD(4, k->x[0] + p->step[i], stride);
+        TILE_LOAD(6, panel, LINE);
+        TILE_DOT(0, 4, 6);
+        TILE_LOAD(7, panel + TILE_BYTES, LINE);
+        TILE_DOT(1, 4, 7);
+    }
+}
+
+static void copy_rows(float *to, int64_t to_apart, const float *from, int64_t from_apart, int64_t rows)
+{
+    for (int64_t i = 0; i < rows; i++) memcpy(to + i * to_apart, from + i * from_apart, PANEL * sizeof *to);
+}
+
+/* 32 outputs of a block: what y holds, if `more`, or the bias, plus the sum over the steps. Where fewer than 16 pixels
+ * exist, the sums are those of a copy. */
+static void run_block(const block *k, const plan *p, const char *panel, const float *bias, int more)
+{
+    _Alignas(LINE) float copy[2][TILE * PANEL];
+    float *y[2];
+    int64_t stride[2];
+    for (int i = 0; i < 2; i++) {
+        const int whole = k->pixels[i] == TILE;
+        y[i] = whole ? k->y[i] : copy[i];
+        stride[i] = (whole ? p->apart : PANEL) * (int64_t)sizeof(float);
+        if (more && !whole) copy_rows(copy[i], PANEL, k->y[i], p->apart, k->pixels[i]);
+    }
+    const float *from[2] = { more ? y[0] : bias, more ? y[1] : bias };
+    const int64_t from_stride[2] = { more ? stride[0] : 0, more ? stride[1] : 0 };
+    TILE_LOAD(0, from[0], from_stride[0]);
+    TILE_LOAD(1, from[0] + TILE, from_stride[0]);
+    if (k->pixels[1]) {
+        TILE_LOAD(2, from[1], from_stride[1]);
+        TILE_LOAD(3, from[1] + TILE, from_stride[1]);
+        sum_two(k, p, panel);
+        TILE_STORE(2, y[1], stride[1]);
+        TILE_STORE(3, y[1] + TILE, stride[1]);
+    } else {
+        sum_one(k, p, panel);
+    }
+    TILE_STORE(0, y[0], stride[0]);
+    TILE_STORE(1, y[0] + TILE, stride[0]);
+    for (int i = 0; i < 2; i++)
+        if (k->pixels[i] < TILE) copy_rows(k->y[i], p->apart, copy[i], PANEL, k->pixels[i]);
+}
+
+/* Channels c0.. of a pixel, n of them, rounded. */
+static void put_pixel(uint16_t *to, const void *x, ts_dtype dtype, int64_t at, int64_t n)
+{
+    if (dtype == TS_BF16) {
+        memcpy(to, (const uint16_t *)x + at, (size_t)n * sizeof *to);
+        return;
+    }
+    const float *from = (const float *)x + at;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) to[i] = bf16_narrow(from[i]);
+}
+
+/* ---- 1x1 ---- */
+
+static int64_t depth_of(const ts_conv2d *c)
+{
+    const int64_t each = pieces(c->C, pieces(c->C, DEPTH));
+    return pieces(each, TILE_DEPTH) * TILE_DEPTH;
+}
+
+/* Bytes of the table of steps, which stands before the strips. */
+static int64_t table_bytes(const ts_conv2d *c)
+{
+    return pieces(c->k * c->k * c->C / TILE_DEPTH * (int64_t)sizeof(int32_t), LINE) * LINE;
+}
+
+static block rows_of(const uint16_t *strip, float *y, const ts_conv2d *c, int64_t pitch, int64_t n, int64_t rows)
+{
+    block k = { { strip + n * pitch, strip + (n + TILE) * pitch }, { y + n * c->O, y + (n + TILE) * c->O }, { 0, 0 } };
+    k.pixels[0] = at_most(rows - n, TILE);
+    k.pixels[1] = rows - n > TILE ? at_most(rows - n - TILE, TILE) : 0;
+    return k;
+}
+
+static void run_rows(const ts_stream *s, float *y, const void *x, const uint16_t *u, const float *b, const ts_conv2d *c,
+                     const int32_t *step, uint16_t *strip)
+{
+    const int64_t N = c->B * c->Y * c->X, depth = depth_of(c), pitch = depth + SPREAD, all_steps = c->C / TILE_DEPTH;
+#pragma omp parallel num_threads(s->threads)
+    {
+        tile_begin();
+        for (int64_t n0 = 0; n0 < N; n0 += STRIP)
+            for (int64_t c0 = 0; c0 < c->C; c0 += depth) {
+                const int64_t rows = at_most(N - n0, STRIP), channels = at_most(c->C - c0, depth);
+#pragma omp for
+                for (int64_t n = 0; n < pieces(rows, TILE) * TILE; n++) {
+                    if (n < rows)
+                        put_pixel(strip + n * pitch, x, c->x_dtype, (n0 + n) * c->C + c0, channels);
+                    else
+                        memset(strip + n * pitch, 0, (size_t)channels * sizeof *strip);
+                }
+#pragma omp for schedule(dynamic)
+                for (int64_t o = 0; o < c->O; o += PANEL) {
+                    const char *panel = (const char *)u + (o / PANEL * all_steps + c0 / TILE_DEPTH) * STEP;
+                    plan p = { pitch, c->O, step, channels / TILE_DEPTH, 1 };
+                    for (int64_t n = 0; n < rows; n += 2 * TILE, p.fresh = 0) {
+                        const block k = rows_of(strip, y + n0 * c->O + o, c, pitch, n, rows);
+                        run_block(&k, &p, panel, b ? b + o : ZEROS, c0 > 0);
+                    }
+                }
+            }
+        tile_end();
+    }
+}
+
+/* ---- 3x3 ---- */
+
+/* Rows of outputs in a strip. */
+static int64_t height_of(const ts_conv2d *c)
+{
+    return c->X >= STRIP ? 1 : at_most(STRIP / c->X, c->Y);
+}
+
+static int64_t strip_numbers(const ts_conv2d *c)
+{
+    return (height_of(c) + 2) * (c->X + 2) * (c->C + SPREAD);
+}
+
+/* Rows y0-1 .. y0+rows of image b, with a column of zeros on both sides, and zeros for rows outside. */
+static void put_rows(uint16_t *strip, const void *x, const ts_conv2d *c, int64_t b, int64_t y0, int64_t rows)
+{
+    const int64_t pitch = c->C + SPREAD, row = (c->X + 2) * pitch;
+    for (int64_t i = 0; i < rows + 2; i++) {
+        const int64_t yy = y0 + i - 1;
+        uint16_t *to = strip + i * row;
+        if (yy < 0 || yy >= c->Y) {
+            memset(to, 0, (size_t)row * sizeof *to);
+            continue;
+        }
+        memset(to, 0, (size_t)pitch * sizeof *to);
+        memset(to + (c->X + 1) * pitch, 0, (size_t)pitch * sizeof *to);
+        for (int64_t xx = 0; xx < c->X; xx++)
+            put_pixel(to + (xx + 1) * pitch, x, c->x_dtype, ((b * c->Y + yy) * c->X + xx) * c->C, c->C);
+    }
+}
+
+/* Blocks i and i+1 of a strip of `count`; y is that of its first pixel. */
+static block pixels_of(const uint16_t *strip, float *y, const ts_conv2d *c, int64_t i, int64_t count)
+{
+    const int64_t pitch = c->C + SPREAD, across = c->X / TILE;
+    block k = { .pixels = { TILE, i + 1 < count ? TILE : 0 } };
+    for (int j = 0; j < 2; j++) {
+        const int64_t row = (i + j) / across, column = (i + j) % across * TILE;
+        k.x[j] = strip + (row * (c->X + 2) + column) * pitch;
+        k.y[j] = y + (row * c->X + column) * c->O;
+    }
+    return k;
+}
+
+static void run_strip(float *y, const uint16_t *u, const float *b, const ts_conv2d *c, const int32_t *step,
+                      const uint16_t *strip, int64_t rows)
+{
+    const int64_t steps = 9 * c->C / TILE_DEPTH, count = rows * c->X / TILE;
+    for (int64_t o = 0; o < c->O; o += PANEL) {
+        const char *panel = (const char *)u + o / PANEL * steps * STEP;
+        plan p = { c->C + SPREAD, c->O, step, steps, 1 };
+        for (int64_t i = 0; i < count; i += 2, p.fresh = 0) {
+            const block k = pixels_of(strip, y + o, c, i, count);
+            run_block(&k, &p, panel, b ? b + o : ZEROS, 0);
+        }
+    }
+}
+
+static void run_images(const ts_stream *s, float *y, const void *x, const uint16_t *u, const float *b,
+                       const ts_conv2d *c, const int32_t *step, uint16_t *strips)
+{
+    const int64_t height = height_of(c), down = pieces(c->Y, height);
+#pragma omp parallel num_threads(s->threads)
+    {
+        uint16_t *strip = strips + omp_get_thread_num() * strip_numbers(c);
+        tile_begin();
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < c->B * down; i++) {
+            const int64_t y0 = i % down * height, rows = at_most(c->Y - y0, height);
+            put_rows(strip, x, c, i / down, y0, rows);
+            run_strip(y + (i / down * c->Y + y0) * c->X * c->O, u, b, c, step, strip, rows);
+        }
+        tile_end();
+    }
+}
+
+/* ---- both ---- */
+
+size_t tile_conv_scratch(const ts_stream *s, const ts_conv2d *c)
+{
+    const int64_t numbers = c->k == 1 ? STRIP * (depth_of(c) + SPREAD) : strip_numbers(c) * s->threads;
+    return (size_t)(table_bytes(c) + numbers * (int64_t)sizeof(uint16_t) + LINE);
+}
+
+void tile_conv_run(const ts_stream *s, float *y, const void *x, const uint16_t *u, const float *b, const ts_conv2d *c,
+                   void *scratch)
+{
+    int32_t *step = (int32_t *)(((uintptr_t)scratch + LINE - 1) / LINE * LINE);
+    uint16_t *strips = (uint16_t *)((char *)step + table_bytes(c));
+    const int64_t each = c->C / TILE_DEPTH, pitch = c->C + SPREAD;
+    for (int64_t tap = 0; tap < c->k * c->k; tap++)
+        for (int64_t i = 0; i < each; i++)
+            step[tap * each + i] = (int32_t)((tap / c->k * (c->X + 2) + tap % c->k) * pitch + i * TILE_DEPTH);
+    if (c->k == 1)
+        run_rows(s, y, x, u, b, c, step, strips);
+    else
+        run_images(s, y, x, u, b, c, step, strips);
+}

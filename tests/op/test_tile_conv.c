@@ -1,0 +1,146 @@
+/* test_tile_conv.c - convolutions and products on the tile registers (kernels/cpu/tile_conv.h) against the formula in double.
+ *
+ * Where the CPU has no such registers, tile.h does the same in plain C, so that the kernel is run everywhere.
+ *
+ * Oracle     plain loops in double over operands rounded to bfloat16 by frexp and rint.
+ * Inputs     seeded normals; one pixel, one more and one fewer than tiles and strips hold; sums that are cut; several images.
+ * Promise    every number has the same bits whatever the number of threads, the images beside it and the type that x comes in.
+ */
+#include "tests/t.h"
+
+#include "kernels/cpu/bf16.h"
+#include "kernels/cpu/stream.h"
+#include "kernels/cpu/tile.h"
+#include "kernels/cpu/tile_conv.h"
+
+static const ts_conv2d SHAPES[] = {
+    /* B  Y   X   C   O   k stride lo hi */
+    { 1, 1, 1, 32, 32, 1, 1, 0, 0, TS_MATH_BF16, TS_F32 },    { 1, 17, 1, 64, 96, 1, 1, 0, 0, TS_MATH_BF16, TS_F32 },
+    { 2, 4, 4, 32, 64, 1, 1, 0, 0, TS_MATH_BF16, TS_F32 },    { 3, 11, 1, 96, 32, 1, 1, 0, 0, TS_MATH_BF16, TS_F32 },
+    { 1, 50, 1, 2080, 64, 1, 1, 0, 0, TS_MATH_BF16, TS_F32 }, { 1, 523, 1, 32, 32, 1, 1, 0, 0, TS_MATH_BF16, TS_F32 },
+    { 1, 1, 16, 32, 32, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 },   { 2, 3, 48, 32, 64, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 },
+    { 1, 35, 16, 64, 32, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 },  { 1, 2, 528, 32, 32, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 },
+    { 2, 5, 32, 96, 32, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 },
+};
+enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES, GUARD = 64 };
+
+/* Products of bfloat16 are exact in float32; the rounding errors of n sums of normals, 2^-24 each, add up like a random walk. The
+ * factor 4 is for the largest of many outputs. */
+static double tolerance(int64_t n)
+{
+    return 4 * sqrt((double)n + 4) * 0x1p-24;
+}
+
+static double to_bf16(double x)
+{
+    int e;
+    const double m = frexp(x, &e); /* 8 significant bits */
+    return ldexp(rint(ldexp(m, 8)), e - 8);
+}
+
+static double *rounded(const float *x, int64_t n)
+{
+    double *y = t_alloc(sizeof(double) * (size_t)n);
+    for (int64_t i = 0; i < n; i++) y[i] = to_bf16(x[i]);
+    return y;
+}
+
+static double *oracle(const ts_conv2d *c, const double *x, const double *w, const float *b)
+{
+    double *y = t_alloc(sizeof(double) * (size_t)(c->B * c->Y * c->X * c->O));
+    for (int64_t i = 0; i < c->B * c->Y * c->X * c->O; i++) {
+        const int64_t o = i % c->O, column = i / c->O % c->X, row = i / c->O / c->X % c->Y, image = i / c->O / c->X / c->Y;
+        y[i] = b ? b[o] : 0;
+        for (int tap = 0; tap < c->k * c->k; tap++) {
+            const int64_t r = row + tap / c->k - c->pad_lo, q = column + tap % c->k - c->pad_lo;
+            if (r < 0 || r >= c->Y || q < 0 || q >= c->X) continue;
+            const double *px = x + ((image * c->Y + r) * c->X + q) * c->C, *pw = w + (o * c->k * c->k + tap) * c->C;
+            for (int64_t k = 0; k < c->C; k++) y[i] += px[k] * pw[k];
+        }
+    }
+    return y;
+}
+
+/* y of `threads` threads between guards, over poisoned memory. */
+static const float *run(const ts_conv2d *c, int threads, const void *x, const float *w, const float *b)
+{
+    const ts_stream s = { .threads = threads };
+    const int64_t n = c->B * c->Y * c->X * c->O;
+    const size_t numbers = tile_conv_weights(c), bytes = tile_conv_scratch(&s, c);
+    float *y = t_alloc((size_t)(n + 2 * GUARD) * sizeof *y);
+    uint16_t *u = t_alloc((numbers + 2 * GUARD) * sizeof *u);
+    unsigned char *scratch = t_alloc(bytes + GUARD);
+    memset(y, 0xff, (size_t)(n + 2 * GUARD) * sizeof *y);
+    memset(u, 0xff, (numbers + 2 * GUARD) * sizeof *u);
+    memset(scratch, 0xff, bytes + GUARD);
+    tile_conv_transform(&s, u + GUARD, w, c);
+    tile_conv_run(&s, y + GUARD, x, u + GUARD, b, c, scratch);
+    for (int i = 0; i < GUARD; i++) {
+        T_TRUE(isnan(y[i]) && isnan(y[GUARD + n + i]));
+        T_TRUE(u[i] == 0xffff && u[GUARD + numbers + (size_t)i] == 0xffff);
+        T_TRUE(scratch[bytes + (size_t)i] == 0xff);
+    }
+    return y + GUARD;
+}
+
+static uint16_t *narrow(const float *x, int64_t n)
+{
+    uint16_t *y = t_alloc((size_t)n * sizeof *y);
+    for (int64_t i = 0; i < n; i++) y[i] = bf16_narrow(x[i]);
+    return y;
+}
+
+T_TEST(the_formula)
+{
+    (void)be, (void)s;
+    for (int i = 0; i < N_SHAPES; i++) {
+        ts_conv2d c = SHAPES[i];
+        const int64_t nx = c.B * c.Y * c.X * c.C, nw = c.O * c.k * c.k * c.C, ny = c.B * c.Y * c.X * c.O;
+        const float *x = t_normals(nx, 1, 1), *w = t_normals(nw, 1, 2), *b = t_normals(c.O, 1, 3);
+        T_TRUE(tile_conv_takes(&c));
+        const double *xd = rounded(x, nx), *wd = rounded(w, nw);
+        const float *y = run(&c, 1, x, w, b);
+        t_close("y", y, oracle(&c, xd, wd, b), ny, tolerance(c.k * c.k * c.C));
+        t_close("y without bias", run(&c, 2, x, w, NULL), oracle(&c, xd, wd, NULL), ny, tolerance(c.k * c.k * c.C));
+        T_TRUE(memcmp(y, run(&c, 3, x, w, b), (size_t)ny * sizeof *y) == 0);
+        c.x_dtype = TS_BF16;
+        T_TRUE(memcmp(y, run(&c, 2, narrow(x, nx), w, b), (size_t)ny * sizeof *y) == 0);
+    }
+}
+
+T_TEST(an_image_alone)
+{
+    (void)be, (void)s;
+    for (int i = 0; i < N_SHAPES; i++) {
+        ts_conv2d c = SHAPES[i];
+        const int64_t nx = c.Y * c.X * c.C, nw = c.O * c.k * c.k * c.C, ny = c.Y * c.X * c.O;
+        const float *x = t_normals(3 * nx, 1, 1), *w = t_normals(nw, 1, 2), *b = t_normals(c.O, 1, 3);
+        c.B = 3;
+        const float *y = run(&c, 2, x, w, b);
+        c.B = 1;
+        for (int64_t j = 0; j < 3; j++) T_TRUE(memcmp(y + j * ny, run(&c, 1, x + j * nx, w, b), (size_t)ny * sizeof *y) == 0);
+    }
+}
+
+T_TEST(what_is_not_taken)
+{
+    (void)be, (void)s;
+    static const ts_conv2d NOT[] = {
+        { 1, 8, 16, 33, 32, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 }, { 1, 8, 16, 32, 48, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 },
+        { 1, 8, 24, 32, 32, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 }, { 1, 8, 16, 32, 32, 3, 1, 0, 1, TS_MATH_BF16, TS_F32 },
+        { 1, 8, 16, 32, 32, 3, 2, 1, 1, TS_MATH_BF16, TS_F32 }, { 1, 8, 16, 32, 32, 1, 1, 1, 1, TS_MATH_BF16, TS_F32 },
+        { 1, 8, 16, 32, 32, 5, 1, 1, 1, TS_MATH_BF16, TS_F32 }, { 1, 8, 16, 32, 32, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },
+    };
+    for (size_t i = 0; i < sizeof NOT / sizeof *NOT; i++) T_TRUE(!tile_conv_takes(&NOT[i]));
+}
+
+int main(void)
+{
+    Suite *u = t_suite("op_tile_conv");
+    if (tile_unit() || TILE_IN_C) { /* else the machine does not give the registers that this was built for */
+        T_ADD1(u, the_formula);
+        T_ADD1(u, an_image_alone);
+    }
+    T_ADD1(u, what_is_not_taken);
+    return t_run(u);
+}
