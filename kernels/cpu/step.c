@@ -46,11 +46,12 @@ static void repeat_rows(float *to, const float *b, int64_t n, int64_t part, int6
 ts_status step_map_cpu(ts_stream *s, float *y, const float *a, const float *b, ts_step_map f, int64_t N, int64_t R, int64_t C)
 {
     const int each = !b || R == 1, one = !each && C == 1, several = !each && !one && C < PIECE;
-    const int64_t piece = each ? PIECE : one ? (R < PIECE ? R : PIECE) : several ? PIECE / C * C : C;
+    const int64_t run = one ? R : N, piece = each || one ? PIECE : several ? PIECE / C * C : C, of_run = (run + piece - 1) / piece;
+    const int64_t pieces = one ? N / R * of_run : of_run;
 #pragma omp parallel for num_threads(s->threads)
-    for (int64_t n = 0; n < N; n += piece) {
+    for (int64_t i = 0; i < pieces; i++) {
         float rows[PIECE];
-        const int64_t part = N - n < piece ? N - n : piece;
+        const int64_t at = i % of_run * piece, n = i / of_run * run + at, part = run - at < piece ? run - at : piece;
         const float *right = !b ? a + n : each ? b + n : several ? rows : b + n / (R * C) * C;
         if (several) repeat_rows(rows, b, n, part, R, C);
         if (one) map_run(y + n, a + n, right, part, f, 1);

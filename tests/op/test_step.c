@@ -22,7 +22,7 @@ static double mapped(ts_step_map f, double a, double b)
 
 T_TEST(map)
 {
-    static const int64_t SIZES[][3] = { { 3, 7, 5 }, { 1, 300, 8 }, { 2, 1, 33 }, { 5, 4, 1 }, { 1, 9000, 1 }, { 2, 3, 5000 }, { 0, 1, 1 } };
+    static const int64_t SIZES[][3] = { { 3, 7, 5 }, { 1, 300, 8 }, { 2, 1, 33 }, { 5, 4, 1 }, { 1, 9000, 1 }, { 3, 5000, 1 }, { 2, 3, 5000 }, { 0, 1, 1 } };
     for (size_t i = 0; i < sizeof SIZES / sizeof *SIZES; i++) {
         const int64_t A = SIZES[i][0], R = SIZES[i][1], C = SIZES[i][2], N = A * R * C;
         float *a = t_normals(N, 2, 1), *b = t_normals(A * C, 1, 2);
