@@ -74,6 +74,7 @@ const kernel_case KERNEL_CASES[] = {
     { "digit_head", { 1, 128 }, make_digit_head, KERNEL_SMALL },
     { "cross_entropy", { 16, 4096 }, make_cross_entropy, KERNEL_SMALL },
     { "sample", { 1, 4, 1024 }, make_sample, KERNEL_SMALL },
+    { "sample_smooth", { 1, 4, 1024, 32 }, make_sample_smooth, KERNEL_SMALL },
     { "sample_digits", { 1, 4, 128 }, make_sample_digits, KERNEL_SMALL },
     { "adamw", { 1 << 14 }, make_adamw, KERNEL_SMALL },
     { NULL, { 0 }, NULL, KERNEL_DEMO },

@@ -5,7 +5,7 @@
 
 #include "host/device.h"
 
-enum { KERNEL_BUFFERS = 32 };
+enum { KERNEL_BUFFERS = 40, KERNEL_SCALE = 3 /* whose digits are sampled */ };
 
 typedef enum {
     KERNEL_IN,       /* random numbers in [-1, 1)                                     */
@@ -85,6 +85,8 @@ void unfused_ada_norm(kernel *k, ts_device *d, ts_status *st);
 void unfused_cross_entropy(kernel *k, ts_device *d, ts_status *st);
 void unfused_fsq(kernel *k, ts_device *d, ts_status *st);
 void unfused_sample(kernel *k, ts_device *d, ts_status *st);
+void unfused_sample_smooth(kernel *k, ts_device *d, ts_status *st);
+void unfused_sample_digits(kernel *k, ts_device *d, ts_status *st);
 void unfused_fsq_project(kernel *k, ts_device *d, ts_status *st);
 void unfused_residual_fsq(kernel *k, ts_device *d, ts_status *st);
 void unfused_adamw(kernel *k, ts_device *d, ts_status *st);
@@ -92,8 +94,12 @@ void unfused_group_norm_bwd(kernel *k, ts_device *d, ts_status *st);
 void unfused_ada_norm_bwd(kernel *k, ts_device *d, ts_status *st);
 void unfused_fsq_bwd(kernel *k, ts_device *d, ts_status *st);
 void unfused_fsq_project_bwd(kernel *k, ts_device *d, ts_status *st);
-/* qkv, dout: those buffers; dout -1: forward. */
-void unfused_attention(kernel *k, ts_device *d, ts_status *st, int qkv, int dout);
+/* Buffers of attention, of a cache that of keys, before that of values; 0, which is the result: it has none. With dout and scale_mul
+ * buffer 1 is the gradient of scale_mul. */
+typedef struct {
+    int qkv, scale_mul, cache, dout;
+} attention_buffers;
+void unfused_attention(kernel *k, ts_device *d, ts_status *st, const attention_buffers *in);
 
 void unfused_digit_head(kernel *k, ts_device *d, ts_status *st);
 void unfused_residual_vq(kernel *k, ts_device *d, ts_status *st);

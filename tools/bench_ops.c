@@ -156,20 +156,20 @@ MAKE(group_norm_bwd)
 
 /* --- attention: B, T, H, c, pos, T_max, and 1: queries and keys are not normalised --- */
 
-/* The factors of normalised ones are the last buffers. */
-static float *last_buffer(const kernel *k, int i)
+/* Buffer i where they are, NULL where not. */
+static float *if_normalised(const kernel *k, int i)
 {
     return k->u.attention.scale == 1 ? k->p[i] : NULL;
 }
 
 RUN(run_attention_fwd)
 {
-    return k->be->attention_fwd(k->s, k->p[0], k->p[1], k->p[2], last_buffer(k, 4), NULL, &k->u.attention, k->p[3]);
+    return k->be->attention_fwd(k->s, k->p[0], k->p[1], k->p[2], if_normalised(k, 4), NULL, &k->u.attention, k->p[3]);
 }
 RUN(run_attention_bwd)
 {
-    return k->be->attention_bwd(k->s, k->p[0], last_buffer(k, 6), k->p[1], k->p[2], k->p[3], k->p[4], last_buffer(k, 7), NULL,
-                                &k->u.attention, k->p[5]);
+    return k->be->attention_bwd(k->s, k->p[0], if_normalised(k, 1), k->p[2], k->p[3], k->p[4], k->p[5], if_normalised(k, 7), NULL,
+                                &k->u.attention, k->p[6]);
 }
 RUN(run_attention_cached)
 {
@@ -190,26 +190,28 @@ MAKE(attention_fwd)
 {
     int64_t n = attention_shape(k, a);
     OUT(n), OUT(a[0] * a[2] * a[1]), IN(3 * n), SCRATCH(k->be->attention_scratch(k->s, &k->u.attention, 0));
-    if (a[6]) unfused_attention(k, d, st, 2, -1);
-    else IN(a[2]);
+    if (!a[6]) IN(a[2]);
     k->run = run_attention_fwd;
+    unfused_attention(k, d, st, &(attention_buffers){ .qkv = 2, .scale_mul = a[6] ? 0 : 4 });
 }
 MAKE(attention_bwd)
 {
     int64_t n = attention_shape(k, a);
     k->flops *= 2.5; /* five products for the forward's two */
-    OUT(3 * n), IN(n), IN(n), IN(a[0] * a[2] * a[1]), IN(3 * n), SCRATCH(k->be->attention_scratch(k->s, &k->u.attention, 1));
-    if (a[6]) unfused_attention(k, d, st, 4, 1);
-    else ADD(a[2]), IN(a[2]);
+    OUT(3 * n), kernel_buffer(k, d, st, a[6] ? KERNEL_SCRATCH : KERNEL_ADD, a[2]), IN(n), IN(n), IN(a[0] * a[2] * a[1]), IN(3 * n);
+    SCRATCH(k->be->attention_scratch(k->s, &k->u.attention, 1));
+    if (!a[6]) IN(a[2]);
     k->run = run_attention_bwd;
+    unfused_attention(k, d, st, &(attention_buffers){ .qkv = 5, .scale_mul = a[6] ? 0 : 7, .dout = 2 });
     if (*st == TS_OK) /* what forward leaves: output, sums of exponentials */
-        *st = k->be->attention_fwd(k->s, k->p[2], k->p[3], k->p[4], last_buffer(k, 7), NULL, &k->u.attention, k->p[5]);
+        *st = k->be->attention_fwd(k->s, k->p[3], k->p[4], k->p[5], if_normalised(k, 7), NULL, &k->u.attention, k->p[6]);
 }
 MAKE(attention_cached)
 {
     int64_t n = attention_shape(k, a), cache = a[0] * a[5] * a[2] * a[3];
     OUT(n), IN(cache), IN(cache), IN(3 * n), IN(a[2]), SCRATCH(k->be->attention_scratch(k->s, &k->u.attention, 0));
     k->run = run_attention_cached;
+    unfused_attention(k, d, st, &(attention_buffers){ .qkv = 3, .scale_mul = 4, .cache = 1 });
 }
 
 /* --- ada_norm: B, T, C --- */

@@ -161,7 +161,7 @@ RUN(run_sample_smooth)
 }
 RUN(run_sample_digits)
 {
-    return k->be->sample_digits(k->s, INT(0), k->p[1], &k->digits, &k->head, 3, &k->u.sample, k->p[6]);
+    return k->be->sample_digits(k->s, INT(0), k->p[1], &k->digits, &k->head, KERNEL_SCALE, &k->u.sample, k->p[6]);
 }
 
 /* N, V */
@@ -204,6 +204,7 @@ MAKE(sample_smooth)
     SHAPE("B2x%lld t%lld V%lld D%lld k900 p.96", LL(a[0]), LL(a[1]), LL(a[2]), LL(a[3]));
     OUT(a[0] * a[1] * a[3]), IN(2 * a[0] * a[1] * a[2]), IN(a[2] * a[3]), SCRATCH(k->be->sample_scratch(k->s, &k->u.sample));
     k->run = run_sample_smooth;
+    unfused_sample_smooth(k, d, st);
 }
 /* B, t, M: guided */
 MAKE(sample_digits)
@@ -215,4 +216,5 @@ MAKE(sample_digits)
     digit_buffers(k, d, st, (int)a[2]);
     if (*st == TS_OK) SCRATCH(k->be->sample_scratch(k->s, &k->u.sample));
     k->run = run_sample_digits;
+    unfused_sample_digits(k, d, st);
 }

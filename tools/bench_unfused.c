@@ -101,34 +101,6 @@ void unfused_fsq(kernel *k, ts_device *d, ts_status *st)
     k->same = 2;
 }
 
-/* --- guidance, temperature, top-k, top-p, draw --- */
-
-static ts_status sample_in_steps(kernel *k)
-{
-    const ts_sample *a = &k->u.sample;
-    const int64_t rows = a->B * a->t, N = rows * a->V;
-    const float *logits = k->p[1], *guide = k->p[k->aux + 2];
-    float *l = k->p[k->aux], *kept = k->p[k->aux + 1];
-    TS_TRY(kernel_map(k, l, logits, TS_STEP_MUL, guide, N, N, 1));
-    TS_TRY(kernel_map(k, kept, logits + N, TS_STEP_MUL, guide + 1, N, N, 1));
-    TS_TRY(kernel_map(k, l, l, TS_STEP_SUB, kept, N, 1, a->V));
-    TS_TRY(kernel_map(k, l, l, TS_STEP_DIV, guide + 2, N, N, 1));
-    TS_TRY(k->be->step_rows(k->s, kept, l, NULL, TS_STEP_TOP_K, a, rows, a->V));
-    TS_TRY(k->be->step_rows(k->s, l, kept, NULL, TS_STEP_TOP_P, a, rows, a->V));
-    return k->be->step_rows(k->s, k->p[0], l, NULL, TS_STEP_DRAW, a, rows, a->V);
-}
-
-void unfused_sample(kernel *k, ts_device *d, ts_status *st)
-{
-    const ts_sample *a = &k->u.sample;
-    const float guide[3] = { 1 + a->guide, a->guide, a->temperature };
-    k->aux = kernel_room(k, d, st, a->B * a->t * a->V);
-    kernel_room(k, d, st, a->B * a->t * a->V);
-    kernel_numbers(k, d, st, guide, 3);
-    k->unfused = sample_in_steps;
-    k->same = 1;
-}
-
 /* --- GroupNorm, then SiLU --- */
 
 static ts_status group_norm_then_silu(kernel *k)

@@ -17,8 +17,10 @@ static inline void run(float *y, const float *a, const float *b, int64_t n, ts_s
                : f == TS_STEP_SUB  ? a[i] - right
                : f == TS_STEP_MUL  ? a[i] * right
                : f == TS_STEP_DIV  ? a[i] / right
+               : f == TS_STEP_MIN  ? (right < a[i] ? right : a[i])
                : f == TS_STEP_TANH ? ts_tanhf(a[i])
                : f == TS_STEP_RELU ? (a[i] > 0 ? a[i] : 0)
+               : f == TS_STEP_EXP  ? ts_expf(a[i])
                                    : rintf(a[i]);
     }
 }
@@ -30,9 +32,11 @@ static inline void map_run(float *y, const float *a, const float *b, int64_t n, 
     case TS_STEP_SUB: run(y, a, b, n, TS_STEP_SUB, one); return;
     case TS_STEP_MUL: run(y, a, b, n, TS_STEP_MUL, one); return;
     case TS_STEP_DIV: run(y, a, b, n, TS_STEP_DIV, one); return;
+    case TS_STEP_MIN: run(y, a, b, n, TS_STEP_MIN, one); return;
     case TS_STEP_TANH: run(y, a, b, n, TS_STEP_TANH, one); return;
     case TS_STEP_RINT: run(y, a, b, n, TS_STEP_RINT, one); return;
     case TS_STEP_RELU: run(y, a, b, n, TS_STEP_RELU, one); return;
+    case TS_STEP_EXP: run(y, a, b, n, TS_STEP_EXP, one); return;
     }
 }
 
@@ -118,12 +122,21 @@ static uint32_t mass_up_to(const float *a, int64_t V, double limit)
     return u;
 }
 
-static int32_t draw(const float *a, const ts_sample *how, int64_t n, int64_t V)
+static float length(const float *a, int64_t V)
+{
+    double squares = 0;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t v = 0; v < V; v++) squares += (double)a[v] * a[v];
+    const float size = (float)sqrt(squares);
+    return size < 1e-12f ? 1e-12f : size;
+}
+
+static int32_t draw(const float *a, const ts_sample *how, const int32_t *which, int64_t n, int64_t V)
 {
     int32_t best = 0;
     float most = -INFINITY;
     for (int64_t v = 0; v < V; v++) {
-        const float x = a[v] + ts_step_noise(how, n, v);
+        const float x = a[v] + ts_step_noise(how, which, n, v);
         if (x > most) most = x, best = (int32_t)v;
     }
     return best;
@@ -146,6 +159,7 @@ static void one_row(void *y, const float *a, const int32_t *which, ts_step_rows 
     switch (f) {
     case TS_STEP_NORMALISE: normalise(row, a, V); return;
     case TS_STEP_SOFTMAX: softmax(row, a, V); return;
+    case TS_STEP_LENGTH: ((float *)y)[n] = length(a, V); return;
     case TS_STEP_LOSS: ((float *)y)[n] = -ts_logf(a[which[n]]); return;
     case TS_STEP_ONE_HOT:
         for (int64_t v = 0; v < V; v++) row[v] = a[v] - (v == which[n]);
@@ -159,7 +173,10 @@ static void one_row(void *y, const float *a, const int32_t *which, ts_step_rows 
         for (int64_t v = 0; v < V; v++) row[v] = ts_step_order(a[v]) >= least ? a[v] : -INFINITY;
         return;
     case TS_STEP_ARGMAX: ((int32_t *)y)[n] = first_largest(a, V); return;
-    case TS_STEP_DRAW: ((int32_t *)y)[n] = draw(a, how, n, V); return;
+    case TS_STEP_NOISE:
+        for (int64_t v = 0; v < V; v++) row[v] = a[v] + ts_step_noise(how, which, n, v);
+        return;
+    case TS_STEP_DRAW: ((int32_t *)y)[n] = draw(a, how, which, n, V); return;
     }
 }
 

@@ -10,8 +10,10 @@ static __device__ inline float map_at(float a, float b, ts_step_map f)
     case TS_STEP_SUB: return a - b;
     case TS_STEP_MUL: return a * b;
     case TS_STEP_DIV: return a / b;
+    case TS_STEP_MIN: return b < a ? b : a;
     case TS_STEP_TANH: return ts_tanhf(a);
     case TS_STEP_RELU: return a > 0 ? a : 0.0f;
+    case TS_STEP_EXP: return ts_expf(a);
     default: return rintf(a);
     }
 }
@@ -66,6 +68,15 @@ static __device__ inline void softmax(float *y, row r)
     EACH_OF_ROW(v) y[v] = ts_expf(r.a[v] - max) / sum;
 }
 
+static __device__ inline float length(row r)
+{
+    const int64_t V = r.V;
+    double squares = 0;
+    EACH_OF_ROW(v) squares += (double)r.a[v] * r.a[v];
+    const float size = (float)sqrt(block_sum(squares, r.doubles));
+    return size < 1e-12f ? 1e-12f : size;
+}
+
 static __device__ inline uint32_t kth_largest(row r, double k)
 {
     const int64_t V = r.V;
@@ -95,20 +106,20 @@ static __device__ inline uint32_t mass_up_to(row r, double limit)
 }
 
 /* The lowest v of those that are the largest, with noise added or as they are. */
-static __device__ inline void draw(int32_t *y, row r, const ts_sample &how, int64_t n, bool noise)
+static __device__ inline void draw(int32_t *y, row r, const ts_sample &how, const int32_t *which, int64_t n, bool noise)
 {
     const int64_t V = r.V;
     float most = -INFINITY;
     EACH_OF_ROW(v)
     {
-        const float x = noise ? r.a[v] + ts_step_noise(&how, n, v) : r.a[v];
+        const float x = noise ? r.a[v] + ts_step_noise(&how, which, n, v) : r.a[v];
         most = x > most ? x : most;
     }
     most = block_max(most, r.floats);
     float first = -(float)V;
     EACH_OF_ROW(v)
     {
-        const float x = noise ? r.a[v] + ts_step_noise(&how, n, v) : r.a[v];
+        const float x = noise ? r.a[v] + ts_step_noise(&how, which, n, v) : r.a[v];
         if (x == most && -(float)v > first) first = -(float)v;
     }
     first = block_max(first, r.floats);
@@ -127,6 +138,9 @@ static __global__ void __launch_bounds__(BLOCK, 6)
         normalise(to, r);
     } else if (f == TS_STEP_SOFTMAX) {
         softmax(to, r);
+    } else if (f == TS_STEP_LENGTH) {
+        const float size = length(r);
+        if (threadIdx.x == 0) ((float *)y)[n] = size;
     } else if (f == TS_STEP_LOSS) {
         if (threadIdx.x == 0) ((float *)y)[n] = -ts_logf(r.a[which[n]]);
     } else if (f == TS_STEP_ONE_HOT) {
@@ -137,7 +151,9 @@ static __global__ void __launch_bounds__(BLOCK, 6)
         sum = block_sum(sum, floats);
         if (threadIdx.x == 0) ((int32_t *)y)[n] = (int32_t)sum;
     } else if (f == TS_STEP_DRAW || f == TS_STEP_ARGMAX) {
-        draw((int32_t *)y, r, how, n, f == TS_STEP_DRAW);
+        draw((int32_t *)y, r, how, which, n, f == TS_STEP_DRAW);
+    } else if (f == TS_STEP_NOISE) {
+        EACH_OF_ROW(v) to[v] = r.a[v] + ts_step_noise(&how, which, n, v);
     } else {
         const uint32_t least = f == TS_STEP_TOP_K ? kth_largest(r, how.top_k) : mass_up_to(r, 1 - (double)how.top_p) + 1;
         EACH_OF_ROW(v) to[v] = ts_step_order(r.a[v]) >= least ? r.a[v] : -INFINITY;

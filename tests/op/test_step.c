@@ -4,7 +4,7 @@
  *            far from any running sum. */
 #include <stdio.h>
 
-#include "tests/t.h"
+#include "tests/op/sample_oracle.h"
 
 static double mapped(ts_step_map f, double a, double b)
 {
@@ -13,9 +13,11 @@ static double mapped(ts_step_map f, double a, double b)
     case TS_STEP_SUB: return a - b;
     case TS_STEP_MUL: return a * b;
     case TS_STEP_DIV: return a / b;
+    case TS_STEP_MIN: return fmin(a, b);
     case TS_STEP_TANH: return tanh(a);
     case TS_STEP_RINT: return rint(a);
     case TS_STEP_RELU: return fmax(a, 0);
+    case TS_STEP_EXP: return exp(a);
     }
     return NAN;
 }
@@ -28,16 +30,16 @@ T_TEST(map)
         float *a = t_normals(N, 2, 1), *b = t_normals(A * C, 1, 2);
         double *want = t_alloc(sizeof *want * (size_t)N);
         t_buf *dev_a = T_INF(a, N), *dev_b = T_INF(b, A * C);
-        for (int f = TS_STEP_ADD; f <= TS_STEP_RELU; f++) {
+        for (int f = TS_STEP_ADD; f <= TS_STEP_EXP; f++) {
             t_buf *y = T_OUTF(N);
             T_OK(be->step_map(s, y->dev, dev_a->dev, f < TS_STEP_TANH ? dev_b->dev : NULL, (ts_step_map)f, N, R, C));
             t_down(y);
             for (int64_t n = 0; n < N; n++) {
                 want[n] = mapped((ts_step_map)f, a[n], b[n / (R * C) * C + n % C]);
-                if (f != TS_STEP_TANH && !(T_F(y)[n] == (float)want[n]))
+                if (f != TS_STEP_TANH && f != TS_STEP_EXP && !(T_F(y)[n] == (float)want[n]))
                     ck_abort_msg("step %d, number %lld: %g, expected %g", f, (long long)n, T_F(y)[n], want[n]);
             }
-            t_close("tanh", T_F(y), want, N, 3e-7);
+            t_close("tanh, exp", T_F(y), want, N, 3e-7);
         }
     }
 }
@@ -46,8 +48,8 @@ enum { N = 6 };
 
 static void run_rows(const ts_backend *be, ts_stream *s, void *y, const float *a, const int32_t *which, ts_step_rows f, int64_t V)
 {
-    t_buf *from = T_INF(a, N * V), *hit = t_in(be, s, which, N, 4);
-    T_OK(be->step_rows(s, y, from->dev, hit->dev, f, NULL, N, V));
+    t_buf *from = T_INF(a, N * V);
+    T_OK(be->step_rows(s, y, from->dev, which ? t_in(be, s, which, N, 4)->dev : NULL, f, NULL, N, V));
 }
 
 T_TEST(rows)
@@ -86,6 +88,27 @@ T_TEST(rows)
             T_TRUE(T_F(y[3])[n] == want);
         }
         for (int64_t n = 0; n < N; n++) T_EQI(T_I(y[4])[n], sum[n]);
+    }
+}
+
+/* A norm, or 1e-12 where that is more. */
+T_TEST(lengths)
+{
+    static const int64_t WIDTHS[] = { 1, 64, 300 };
+    for (size_t i = 0; i < sizeof WIDTHS / sizeof *WIDTHS; i++) {
+        const int64_t V = WIDTHS[i];
+        float *a = t_normals(N * V, 2, 4);
+        double want[N];
+        t_buf *y = T_OUTF(N);
+        for (int64_t v = 0; v < V; v++) a[1 * V + v] = 0, a[2 * V + v] = 1e-16f;
+        for (int64_t n = 0; n < N; n++) {
+            double squares = 0;
+            for (int64_t v = 0; v < V; v++) squares += (double)a[n * V + v] * a[n * V + v];
+            want[n] = fmax(sqrt(squares), 1e-12);
+        }
+        run_rows(be, s, y->dev, a, NULL, TS_STEP_LENGTH, V);
+        t_down(y);
+        for (int64_t n = 0; n < N; n++) T_NEAR(T_F(y)[n], want[n], 1e-7 * want[n]);
     }
 }
 
@@ -136,11 +159,37 @@ T_TEST(sampling)
     for (int n = 0; n < N; n++) T_EQI(T_I(got)[n], 0);
 }
 
+/* Noise of every stage against Philox written anew; what is drawn is the largest of the sums, which is the same number in both steps. */
+T_TEST(stages)
+{
+    enum { V = 301, T = 3 };
+    const ts_sample how = { .B = N / T, .t = T, .V = V, .seed = (7ull << 40) + 5, .image0 = (1ull << 33) + 9, .token0 = 4 };
+    static const int32_t STAGES[N] = { 0, 1, 2, 8, 3, 0 };
+    float *a = t_normals((int64_t)N * V, 2, 6);
+    t_buf *from = T_INF(a, N * V), *which = t_in(be, s, STAGES, N, 4);
+    for (int staged = 0; staged < 2; staged++) {
+        t_buf *sum = T_OUTF(N * V), *got = t_out(be, s, N, 4), *want = t_out(be, s, N, 4);
+        const void *stage = staged ? which->dev : NULL;
+        T_OK(be->step_rows(s, sum->dev, from->dev, stage, TS_STEP_NOISE, &how, N, V));
+        T_OK(be->step_rows(s, got->dev, from->dev, stage, TS_STEP_DRAW, &how, N, V));
+        T_OK(be->step_rows(s, want->dev, sum->dev, NULL, TS_STEP_ARGMAX, NULL, N, V));
+        t_down(sum), t_down(got), t_down(want);
+        for (int n = 0; n < N; n++) {
+            T_EQI(T_I(got)[n], T_I(want)[n]);
+            for (int v = 0; v < V; v++)
+                T_NEAR(T_F(sum)[n * V + v],
+                       a[n * V + v] + gumbel(&how, staged ? STAGES[n] : 0, how.token0 + n % T, how.image0 + (uint64_t)(n / T), v), 1e-5);
+        }
+    }
+}
+
 int main(void)
 {
     Suite *u = t_suite("step");
     T_ADD(u, map);
     T_ADD(u, rows);
+    T_ADD(u, lengths);
     T_ADD(u, sampling);
+    T_ADD(u, stages);
     return t_run(u);
 }
