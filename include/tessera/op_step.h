@@ -12,7 +12,7 @@
  *           SUM        y[n] = sum_v a[n,v], as i32
  *           TOP_K      y = a, -inf below the top_k-th largest of its row
  *           TOP_P      y = a, -inf where softmax(a) summed over all up to and with a is at most 1 - top_p
- *           ARGMAX     y[n] = the first v where a[n,v] is largest, as i32
+ *           ARGMAX     y[n] = the first v where a[n,v] is largest, as i32; a NaN is not looked at, a row of them gives 0
  *           NOISE      y = a + g[v] as in op_sample.h, of stage which[n]; 0 where `which` is NULL
  *           DRAW       y[n] = argmax_v a[n,v] + g[v], the same, as i32
  */

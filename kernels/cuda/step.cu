@@ -105,7 +105,7 @@ static __device__ inline uint32_t mass_up_to(row r, double limit)
     return u;
 }
 
-/* The lowest v of those that are the largest, with noise added or as they are. */
+/* The lowest v of those that are the largest, with noise added or as they are; 0 where all are NaN, which none equals. */
 static __device__ inline void draw(int32_t *y, row r, const ts_sample &how, const int32_t *which, int64_t n, bool noise)
 {
     const int64_t V = r.V;
@@ -123,7 +123,7 @@ static __device__ inline void draw(int32_t *y, row r, const ts_sample &how, cons
         if (x == most && -(float)v > first) first = -(float)v;
     }
     first = block_max(first, r.floats);
-    if (threadIdx.x == 0) y[n] = (int32_t)-first;
+    if (threadIdx.x == 0) y[n] = first > -(float)V ? (int32_t)-first : 0;
 }
 
 static __global__ void __launch_bounds__(BLOCK, 6)

@@ -183,6 +183,27 @@ T_TEST(stages)
     }
 }
 
+/* NaN is no largest number, and what is drawn of nothing else is class 0. */
+T_TEST(not_a_number)
+{
+    enum { V = 301 };
+    const ts_sample how = { .B = N, .t = 1, .V = V, .seed = 5 };
+    float *a = t_normals((int64_t)N * V, 2, 6);
+    t_buf *got = t_out(be, s, N, 4), *drawn = t_out(be, s, N, 4);
+    for (int v = 0; v < V; v++) a[v] = a[V + v] = NAN;
+    a[V + 257] = -7; /* row 1: one number */
+    a[2 * V] = a[2 * V + 300] = NAN, a[2 * V + 44] = 20;
+    t_buf *from = T_INF(a, N * V);
+    T_OK(be->step_rows(s, got->dev, from->dev, NULL, TS_STEP_ARGMAX, NULL, N, V));
+    T_OK(be->step_rows(s, drawn->dev, from->dev, NULL, TS_STEP_DRAW, &how, N, V));
+    t_down(got), t_down(drawn);
+    static const int WANT[] = { 0, 257, 44 };
+    for (int n = 0; n < 3; n++) {
+        T_EQI(T_I(got)[n], WANT[n]);
+        T_EQI(T_I(drawn)[n], WANT[n]);
+    }
+}
+
 int main(void)
 {
     Suite *u = t_suite("step");
@@ -191,5 +212,6 @@ int main(void)
     T_ADD(u, lengths);
     T_ADD(u, sampling);
     T_ADD(u, stages);
+    T_ADD(u, not_a_number);
     return t_run(u);
 }
