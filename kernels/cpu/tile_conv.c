@@ -191,41 +191,107 @@ static int64_t table_bytes(const ts_conv2d *c)
     return pieces(c->k * c->k * c->C / TILE_DEPTH * (int64_t)sizeof(int32_t), LINE) * LINE;
 }
 
-static block rows_of(const uint16_t *strip, float *y, const ts_conv2d *c, int64_t pitch, int64_t n, int64_t rows)
+/* A product: rows n0.., `rows` of them, and channels c0.. of x, which are at work in a strip. */
+typedef struct {
+    const ts_conv2d *c;
+    float *y;
+    const void *x;
+    const uint16_t *u;
+    const float *b;
+    const int32_t *step;
+    uint16_t *strip;
+    int64_t n0, rows, c0, channels;
+} part;
+
+static int64_t pitch_of_rows(const ts_conv2d *c)
 {
-    block k = { { strip + n * pitch, strip + (n + TILE) * pitch }, { y + n * c->O, y + (n + TILE) * c->O }, { 0, 0 } };
-    k.pixels[0] = at_most(rows - n, TILE);
-    k.pixels[1] = rows - n > TILE ? at_most(rows - n - TILE, TILE) : 0;
-    return k;
+    return depth_of(c) + SPREAD;
 }
 
-static void run_rows(const ts_stream *s, float *y, const void *x, const uint16_t *u, const float *b, const ts_conv2d *c,
-                     const int32_t *step, uint16_t *strip)
+/* Row n of a strip; zeros, where a tile is not full. */
+static void put_row(const part *k, int64_t n)
 {
-    const int64_t N = c->B * c->Y * c->X, depth = depth_of(c), pitch = depth + SPREAD, all_steps = c->C / TILE_DEPTH;
+    uint16_t *to = k->strip + n * pitch_of_rows(k->c);
+    if (n < k->rows)
+        put_pixel(to, k->x, k->c->x_dtype, (k->n0 + n) * k->c->C + k->c0, k->channels);
+    else
+        memset(to, 0, (size_t)k->channels * sizeof *to);
+}
+
+static int64_t tiled(int64_t rows)
+{
+    return pieces(rows, TILE) * TILE;
+}
+
+/* Outputs o.. of a panel, of all rows. */
+static void sum_panel(const part *k, int64_t o)
+{
+    const ts_conv2d *c = k->c;
+    const int64_t pitch = pitch_of_rows(c), at = (o / PANEL * c->C + k->c0) / TILE_DEPTH;
+    const char *panel = (const char *)k->u + at * STEP;
+    const float *bias = k->b ? k->b + o : ZEROS;
+    plan p = { pitch, c->O, k->step, k->channels / TILE_DEPTH, 1 };
+    for (int64_t n = 0; n < k->rows; n += 2 * TILE, p.fresh = 0) {
+        block two = { .pixels = { at_most(k->rows - n, TILE),
+                                  k->rows - n > TILE ? at_most(k->rows - n - TILE, TILE) : 0 } };
+        for (int j = 0; j < 2; j++) {
+            two.x[j] = k->strip + (n + j * TILE) * pitch;
+            two.y[j] = k->y + (k->n0 + n + j * TILE) * c->O + o;
+        }
+        run_block(&two, &p, panel, bias, k->c0 > 0);
+    }
+}
+
+/* Weights that stay in the second-level cache beside a strip, and rows enough: then every thread has strips of its own.
+ */
+static int small(const ts_conv2d *c)
+{
+    enum { NUMBERS = 1 << 18 };
+    return c->C <= DEPTH && c->C * c->O <= NUMBERS;
+}
+
+static int64_t strip_of_rows(const ts_conv2d *c)
+{
+    return STRIP * pitch_of_rows(c);
+}
+
+/* Inside of a parallel region: every thread its strips. */
+static void run_apart(part k, int64_t N)
+{
+    k.strip += omp_get_thread_num() * strip_of_rows(k.c);
+#pragma omp for schedule(dynamic)
+    for (int64_t n0 = 0; n0 < N; n0 += STRIP) {
+        k.n0 = n0, k.rows = at_most(N - n0, STRIP);
+        for (int64_t n = 0; n < tiled(k.rows); n++) put_row(&k, n);
+        for (int64_t o = 0; o < k.c->O; o += PANEL) sum_panel(&k, o);
+    }
+}
+
+/* Inside of a parallel region: one strip after the other, all threads its outputs. */
+static void run_together(part k, int64_t N)
+{
+    const int64_t depth = depth_of(k.c), C = k.c->C, O = k.c->O;
+    for (k.n0 = 0; k.n0 < N; k.n0 += STRIP)
+        for (k.c0 = 0; k.c0 < C; k.c0 += depth) {
+            k.rows = at_most(N - k.n0, STRIP), k.channels = at_most(C - k.c0, depth);
+#pragma omp for
+            for (int64_t n = 0; n < tiled(k.rows); n++) put_row(&k, n);
+#pragma omp for schedule(dynamic)
+            for (int64_t o = 0; o < O; o += PANEL) sum_panel(&k, o);
+        }
+}
+
+static void run_product(const ts_stream *s, const part *k)
+{
+    const int64_t N = k->c->B * k->c->Y * k->c->X;
+    const int apart = small(k->c) && N >= 2 * STRIP * s->threads;
 #pragma omp parallel num_threads(s->threads)
     {
         tile_begin();
-        for (int64_t n0 = 0; n0 < N; n0 += STRIP)
-            for (int64_t c0 = 0; c0 < c->C; c0 += depth) {
-                const int64_t rows = at_most(N - n0, STRIP), channels = at_most(c->C - c0, depth);
-#pragma omp for
-                for (int64_t n = 0; n < pieces(rows, TILE) * TILE; n++) {
-                    if (n < rows)
-                        put_pixel(strip + n * pitch, x, c->x_dtype, (n0 + n) * c->C + c0, channels);
-                    else
-                        memset(strip + n * pitch, 0, (size_t)channels * sizeof *strip);
-                }
-#pragma omp for schedule(dynamic)
-                for (int64_t o = 0; o < c->O; o += PANEL) {
-                    const char *panel = (const char *)u + (o / PANEL * all_steps + c0 / TILE_DEPTH) * STEP;
-                    plan p = { pitch, c->O, step, channels / TILE_DEPTH, 1 };
-                    for (int64_t n = 0; n < rows; n += 2 * TILE, p.fresh = 0) {
-                        const block k = rows_of(strip, y + n0 * c->O + o, c, pitch, n, rows);
-                        run_block(&k, &p, panel, b ? b + o : ZEROS, c0 > 0);
-                    }
-                }
-            }
+        if (apart)
+            run_apart(*k, N);
+        else
+            run_together(*k, N);
         tile_end();
     }
 }
@@ -310,7 +376,7 @@ static void run_images(const ts_stream *s, float *y, const void *x, const uint16
 
 size_t tile_conv_scratch(const ts_stream *s, const ts_conv2d *c)
 {
-    const int64_t numbers = c->k == 1 ? STRIP * (depth_of(c) + SPREAD) : strip_numbers(c) * s->threads;
+    const int64_t numbers = c->k == 1 ? strip_of_rows(c) * (small(c) ? s->threads : 1) : strip_numbers(c) * s->threads;
     return (size_t)(table_bytes(c) + numbers * (int64_t)sizeof(uint16_t) + LINE);
 }
 
@@ -324,7 +390,7 @@ void tile_conv_run(const ts_stream *s, float *y, const void *x, const uint16_t *
         for (int64_t i = 0; i < each; i++)
             step[tap * each + i] = (int32_t)((tap / c->k * (c->X + 2) + tap % c->k) * pitch + i * TILE_DEPTH);
     if (c->k == 1)
-        run_rows(s, y, x, u, b, c, step, strips);
+        run_product(s, &(part){ c, y, x, u, b, step, strips, .channels = c->C });
     else
         run_images(s, y, x, u, b, c, step, strips);
 }
