@@ -141,21 +141,22 @@ static ts_linear as_linear(const ts_conv2d *c)
 
 typedef struct {
     int (*takes)(const ts_conv2d *c);
-    dnnl_data_type_t type; /* of transformed weights */
+    dnnl_data_type_t type; /* of transformed weights, and the other type besides float32 in which they may come */
     size_t (*weights)(const ts_conv2d *c);
     size_t (*scratch)(const ts_stream *s, const ts_conv2d *c);
-    void (*transform)(const ts_stream *s, void *u, const float *w, const ts_conv2d *c);
+    void (*transform)(const ts_stream *s, void *u, const void *w, ts_dtype dtype, const ts_conv2d *c);
     void (*run)(const ts_stream *s, float *y, const void *x, const void *u, const float *b, const ts_conv2d *c, void *scratch);
 } way;
 
-static void transform_winograd(const ts_stream *s, void *u, const float *w, const ts_conv2d *c)
+static void transform_winograd(const ts_stream *s, void *u, const void *w, ts_dtype dtype, const ts_conv2d *c)
 {
+    (void)dtype; /* float32 */
     winograd_transform(s, u, w, c, 0);
 }
 
-static void transform_tiles(const ts_stream *s, void *u, const float *w, const ts_conv2d *c)
+static void transform_tiles(const ts_stream *s, void *u, const void *w, ts_dtype dtype, const ts_conv2d *c)
 {
-    tile_conv_transform(s, u, w, c);
+    tile_conv_transform(s, u, w, dtype, c);
 }
 
 static void run_winograd(const ts_stream *s, float *y, const void *x, const void *u, const float *b, const ts_conv2d *c, void *scratch)
@@ -222,12 +223,14 @@ static void *transformed_copy(ts_stream *s, const way *m, const float *w, const 
     if (!u || !is_new) return u;
 
     const ts_stored *stored = packed_stored(s, w);
-    float *plain = stored ? packed_expand(s, w, stored) : NULL;
-    if (stored && !plain) {
+    const int as_it_is = !stored || (m->type == dnnl_bf16 && stored->dtype == TS_BF16 && stored->kk == 1);
+    float *plain = as_it_is ? NULL : packed_expand(s, w, stored);
+    if (!plain && !as_it_is) {
         packed_forget(s, u);
         return NULL;
     }
-    m->transform(s, u, plain ? plain : w, c);
+    if (plain) m->transform(s, u, plain, TS_F32, c);
+    else m->transform(s, u, w, stored ? stored->dtype : TS_F32, c);
     free(plain);
     packed_release(s, w);
     return u;
@@ -243,7 +246,7 @@ static ts_status own_fwd(ts_stream *s, const way *m, float *y, const void *x, co
         return TS_OK;
     }
     char *u = aligned(scratch);
-    m->transform(s, u, w, c);
+    m->transform(s, u, w, TS_F32, c);
     m->run(s, y, x, u, b, c, u + transformed_bytes(m, c));
     return TS_OK;
 }

@@ -53,25 +53,30 @@ size_t tile_conv_weights(const ts_conv2d *c)
     return (size_t)(c->O * c->k * c->k * c->C);
 }
 
-/* One tile: 16 outputs that are `apart` numbers apart, 32 channels. */
-static void transform_tile(uint32_t *to, const float *w, int64_t apart)
+/* One tile: 16 outputs that are `apart` numbers apart, 32 channels, from number `at` of w on. */
+static void transform_tile(uint32_t *to, const void *w, ts_dtype dtype, int64_t at, int64_t apart)
 {
     uint32_t pair[TILE][TILE];
-    for (int n = 0; n < TILE; n++)
-        for (int p = 0; p < TILE; p++)
-            pair[n][p] = bf16_bits(w[n * apart + 2 * p]) >> 16 | (bf16_bits(w[n * apart + 2 * p + 1]) & 0xffff0000u);
+    for (int n = 0; n < TILE; n++) {
+        if (dtype == TS_BF16) {
+            memcpy(pair[n], (const uint16_t *)w + at + n * apart, sizeof pair[n]);
+            continue;
+        }
+        const float *row = (const float *)w + at + n * apart;
+        for (int p = 0; p < TILE; p++) pair[n][p] = bf16_bits(row[2 * p]) >> 16 | (bf16_bits(row[2 * p + 1]) & 0xffff0000u);
+    }
     for (int p = 0; p < TILE; p++)
         for (int n = 0; n < TILE; n++) to[p * TILE + n] = pair[n][p];
 }
 
-void tile_conv_transform(const ts_stream *s, uint16_t *u, const float *w, const ts_conv2d *c)
+void tile_conv_transform(const ts_stream *s, uint16_t *u, const void *w, ts_dtype dtype, const ts_conv2d *c)
 {
     const int64_t row = c->k * c->k * c->C, steps = row / TILE_DEPTH;
 #pragma omp parallel for num_threads(s->threads)
     for (int64_t o = 0; o < c->O / TILE; o++)
         for (int64_t i = 0; i < steps; i++) {
             char *to = (char *)u + (o / 2 * steps + i) * STEP + o % 2 * TILE_BYTES;
-            transform_tile((uint32_t *)to, w + o * TILE * row + i * TILE_DEPTH, row);
+            transform_tile((uint32_t *)to, w, dtype, o * TILE * row + i * TILE_DEPTH, row);
         }
 }
 

@@ -73,7 +73,7 @@ static const float *run(const ts_conv2d *c, int threads, const void *x, const fl
     memset(y, 0xff, (size_t)(n + 2 * GUARD) * sizeof *y);
     memset(u, 0xff, (numbers + 2 * GUARD) * sizeof *u);
     memset(scratch, 0xff, bytes + GUARD);
-    tile_conv_transform(&s, u + GUARD, w, c);
+    tile_conv_transform(&s, u + GUARD, w, TS_F32, c);
     tile_conv_run(&s, y + GUARD, x, u + GUARD, b, c, scratch);
     for (int i = 0; i < GUARD; i++) {
         T_TRUE(isnan(y[i]) && isnan(y[GUARD + n + i]));
@@ -122,6 +122,20 @@ T_TEST(an_image_alone)
     }
 }
 
+/* Weights that are bfloat16 already. */
+T_TEST(narrow_weights)
+{
+    (void)be, (void)s;
+    const ts_stream stream = { .threads = 2 };
+    const ts_conv2d c = SHAPES[7];
+    const int64_t n = (int64_t)tile_conv_weights(&c);
+    const float *w = t_normals(n, 1, 1);
+    uint16_t *u = t_alloc((size_t)n * sizeof *u), *v = t_alloc((size_t)n * sizeof *v);
+    tile_conv_transform(&stream, u, w, TS_F32, &c);
+    tile_conv_transform(&stream, v, narrow(w, n), TS_BF16, &c);
+    T_TRUE(memcmp(u, v, (size_t)n * sizeof *u) == 0);
+}
+
 T_TEST(what_is_not_taken)
 {
     (void)be, (void)s;
@@ -141,6 +155,7 @@ int main(void)
         T_ADD1(u, the_formula);
         T_ADD1(u, an_image_alone);
     }
+    T_ADD1(u, narrow_weights);
     T_ADD1(u, what_is_not_taken);
     return t_run(u);
 }
