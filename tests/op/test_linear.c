@@ -247,7 +247,7 @@ T_TEST(a_row_does_not_depend_on_the_others)
 T_TEST(constant_weights)
 {
     static const int64_t N[] = { 1, 2, 40, 170 };
-    enum { MOST = 170, I = 96, O = 80, W = I * O };
+    enum { MOST = 170, I = 96, O = 96, W = I * O };
     t_buf *x = T_INF(t_normals(MOST * I, 1, 1), MOST * I), *b = T_INF(t_normals(O, 1, 3), O);
     t_buf *want = T_OUTF(MOST * O), *y = T_OUTF(MOST * O), *w = T_INF(t_normals(2 * W, 1, 2), 2 * W);
     for (int round = 0; round < 3; round++) {
@@ -273,6 +273,35 @@ T_TEST(constant_weights)
     }
 }
 
+/* Weights that a file holds in bfloat16 give what the same numbers in float32 give. Read once: the pages of a file may be given back. */
+T_TEST(weights_in_a_file)
+{
+    static const int64_t O[] = { 64, 96, 80 }, N = 37, I = 96;
+    if (!be->mem_stored) return;
+    for (int i = 0; i < 6; i++) {
+        const ts_linear l = { N, I, O[i / 2], i & 1 ? TS_MATH_BF16 : TS_MATH_F32, TS_F32 };
+        const ts_stored stored = { l.O, I, 1, TS_BF16 };
+        float *w = t_normals(l.O * I, 1, 2);
+        uint16_t *narrow = t_alloc(sizeof *narrow * (size_t)(l.O * I));
+        for (int64_t j = 0; j < l.O * I; j++) {
+            w[j] = (float)to_bf16(w[j]);
+            uint32_t bits;
+            memcpy(&bits, &w[j], sizeof bits);
+            narrow[j] = (uint16_t)(bits >> 16);
+        }
+        t_buf *x = T_INF(t_normals(N * I, 1, 1), N * I), *plain = T_INF(w, l.O * I), *want = T_OUTF(N * l.O), *y = T_OUTF(N * l.O);
+        void *scratch = T_SCRATCH(be->linear_scratch(s, &l, 0));
+        T_OK(be->linear_fwd(s, want->dev, x->dev, plain->dev, NULL, &l, scratch));
+        T_OK(be->mem_stored(s, narrow, &stored));
+        for (int twice = 0; twice < 2; twice++) {
+            T_OK(be->linear_fwd(s, y->dev, x->dev, (const float *)(const void *)narrow, NULL, &l, scratch));
+            t_down(y), t_down(want);
+            T_TRUE(memcmp(y->host, want->host, (size_t)(N * l.O) * 4) == 0);
+        }
+        T_OK(be->mem_constant(s, narrow, 0, 0));
+    }
+}
+
 int main(void)
 {
     Suite *u = t_suite("op_linear");
@@ -283,6 +312,7 @@ int main(void)
     T_ADD(u, not_a_number_and_infinity_stay_in_their_row);
     T_ADD(u, no_rows);
     T_ADD(u, constant_weights);
+    T_ADD(u, weights_in_a_file);
     T_ADD(u, a_row_does_not_depend_on_the_others);
     return t_run(u);
 }
