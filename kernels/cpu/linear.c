@@ -1,4 +1,4 @@
-/* linear.c - matrix products on the CPU, by oneDNN. Contract: tessera/op_linear.h.
+/* linear.c - matrix products on the CPU, by oneDNN and tile_conv.c. Contract: tessera/op_linear.h.
  *
  * Forward is a 1x1 convolution over N pixels: as fast as oneDNN's matmul, which breaks the promise that a row does not
  * depend on N. In bfloat16 it takes another instruction (another order of sums) for products of few rows, and splits
