@@ -183,7 +183,11 @@ def ways(o, t, g):
     if o.compile:
         bf16 = cpu_has_bf16()
         out.append(Torch(f"PyTorch compiled{' bf16' if bf16 else ''}", t, g, bf16, True, True))
-    return out
+    names = [w.name for w in out]
+    for name in filter(None, o.skip.split(",")):
+        if name not in names:
+            fail(f"--skip {name}: expected one of {', '.join(names)}")
+    return [w for w in out if w.name not in o.skip.split(",")]
 
 
 def time_all(o, what, batch, contestants, one):
@@ -202,10 +206,11 @@ def time_all(o, what, batch, contestants, one):
             if round_:
                 seconds.setdefault(w.name, []).append(s)
     seconds = {k: v for k, v in seconds.items() if v}
-    base = statistics.median(seconds["PyTorch float32"])
+    base = statistics.median(seconds["PyTorch float32"]) if "PyTorch float32" in seconds else None
     for name, s in seconds.items():
         m = statistics.median(s)
-        print(f"| {what} | {batch} | {name} | {m:.2f} ({min(s):.2f}-{max(s):.2f}) | {batch / m:.3f} | {base / m:.2f} |")
+        times = f"{base / m:.2f}" if base else "-"
+        print(f"| {what} | {batch} | {name} | {m:.2f} ({min(s):.2f}-{max(s):.2f}) | {batch / m:.3f} | {times} |")
 
 
 def main():
@@ -218,11 +223,13 @@ def main():
     p.add_argument("--rounds", type=int, default=3, help="timed rounds; 0: answers only (default 3)")
     p.add_argument("--stages", action="store_true", help="compare every stage, not just tokens and pictures")
     p.add_argument("--compile", action="store_true", help="torch.compile too (needs a C++ compiler)")
+    p.add_argument("--skip", default="", help="ways not to time, by their names in the table, with commas between")
     o = p.parse_args()
     torch.set_num_threads(o.threads)
     torch.manual_seed(0)
     t, config = load(o.tokenizer, networks.Tokenizer)
     g, _ = load(o.generator, networks.Generator)
+    contestants = ways(o, t, g)
     with torch.inference_mode(), tempfile.TemporaryDirectory() as tmp:
         tmp = pathlib.Path(tmp)
         (tmp / "pictures").mkdir()
@@ -236,7 +243,6 @@ def main():
     if o.rounds:
         print(f"\nPyTorch {torch.__version__}, {o.threads} threads, median of {o.rounds} rounds\n")
         print("| what | batch | with | seconds (min-max) | pictures/s | times PyTorch float32 |\n|---|---|---|---|---|---|")
-        contestants = ways(o, t, g)
         for batch in map(int, o.batch.split(",")):
             time_all(o, "sample", batch, contestants, lambda w: w.sample(batch))
             time_all(o, "encode", batch, contestants, lambda w: w.encoding(batch, config["image_size"]))
