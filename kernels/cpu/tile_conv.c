@@ -4,8 +4,9 @@
  * spreads them over the cache. A tile of x is 16 neighbouring pixels by 32 channels of one tap; a tile of w is those
  * channels by 16 outputs. Weights lie in panels of 32 outputs, two tiles for each step of the sum.
  *
- * 3x3: a task is a strip of some rows of an image, and all of its outputs. 1x1: the strip is shared, a task is a panel;
- * the sum is cut where the channels of 512 pixels would not stay in the second-level cache.
+ * 3x3: a task is a strip of some rows of an image, and all of its outputs. 1x1: likewise where the weights are small;
+ * else the strip is shared, a task is a panel, and the sum is cut where the channels of 512 pixels would not stay in the
+ * second-level cache.
  */
 #include "kernels/cpu/tile_conv.h"
 
@@ -17,13 +18,13 @@
 #include "kernels/cpu/tile.h"
 
 enum {
-    PANEL = 2 * TILE,      /* outputs of a panel                                        */
-    STEP = 2 * TILE_BYTES, /* bytes of a panel's step                                   */
-    STRIP = 512,           /* pixels of a strip                                         */
-    DEPTH = 1024,          /* most channels that a strip of 1x1 holds                   */
-    SPREAD = TILE_DEPTH,   /* numbers between the channels of two pixels                */
-    AHEAD = 4 * STEP,      /* how far ahead weights are fetched the first time          */
-    LINE = 64              /* bytes of a line of the cache                              */
+    PANEL = 2 * TILE,      /* outputs of a panel                               */
+    STEP = 2 * TILE_BYTES, /* bytes of a panel's step                          */
+    STRIP = 512,           /* pixels of a strip                                */
+    DEPTH = 1024,          /* most channels that a strip of 1x1 holds          */
+    SPREAD = TILE_DEPTH,   /* numbers between the channels of two pixels       */
+    AHEAD = 4 * STEP,      /* how far ahead weights are fetched the first time */
+    LINE = 64              /* bytes of a line of the cache                     */
 };
 
 static const float ZEROS[PANEL];
@@ -84,18 +85,18 @@ void tile_conv_transform(const ts_stream *s, uint16_t *u, const void *w, ts_dtyp
 
 /* Sixteen pixels of a strip, or two times as many, and where their outputs go. */
 typedef struct {
-    const uint16_t *x[2]; /* the first channel of the first tap              */
+    const uint16_t *x[2]; /* the first channel of the first tap */
     float *y[2];
-    int64_t pixels[2]; /* that exist, of 16; 0: the second is not there   */
+    int64_t pixels[2]; /* that exist, of 16; 0: the second is not there */
 } block;
 
 /* What all blocks share. */
 typedef struct {
-    int64_t pitch;       /* numbers between pixels of the strip                               */
-    int64_t apart;       /* numbers between pixels of y                                       */
-    const int32_t *step; /* (steps) where the channels of a step are, in numbers from x       */
+    int64_t pitch;       /* numbers between pixels of the strip                         */
+    int64_t apart;       /* numbers between pixels of y                                 */
+    const int32_t *step; /* (steps) where the channels of a step are, in numbers from x */
     int64_t steps;
-    int fresh; /* the panel is read for the first time                              */
+    int fresh; /* the panel is read for the first time */
 } plan;
 
 static void fetch(const char *panel)
