@@ -33,6 +33,7 @@ LIMITS = {"fsq_fwd_k1": (1.05, 1.1), "fsq_bwd_k1": (1.05, 1.1), "fsq_decode_k1":
           "ada_norm_fwd_k1": (1.25, 1.1), "ada_norm_bwd_k1": (1.25, 1.1), "ada_norm_sums_k1": (1.25, 1.1),
           "group_norm_fwd_k1": (1.25, 1.1), "group_norm_slab_k1": (1.25, 1.1),
           "group_norm_bwd_k1": (1.25, 1.1), "group_norm_bwd_slab_k1": (1.25, 1.1), "group_norm_params_k1": (1.25, 1.1),
+          "group_norm_kept_k1": (1.25, 1.1), "group_norm_bwd_kept_k1": (1.25, 1.1),
           "cross_entropy_k1": (1.25, 1.1), "cross_entropy_shared_k1": (1.25, 1.1)}
 # Ops whose data does not fit into one block: all launches of an op together, against the least bytes that it could move.
 SHARED_MOST = 1.25
@@ -41,14 +42,24 @@ SHARED_OPS = [(f"GroupNorm {way}, {side}x{side} positions by 40 channels", "test
               for i, side in enumerate((64, 96))
               for way, kernels, numbers in (("forward", ["group_norm_slab_k1"], 2),
                                             ("backward", ["group_norm_bwd_slab_k1", "group_norm_params_k1"], 3))]
+SHARED_OPS += [("GroupNorm forward, 64x64 positions by 40 channels on 2 of them", "test_group_norm", "maps_beyond_shared_memory",
+                [("group_norm_kept_k1", 0)], 2 * 4 * 40 * 64 * 64),
+               ("GroupNorm backward, 48x64 positions by 40 channels on 3 of them", "test_group_norm", "maps_beyond_shared_memory",
+                [("group_norm_bwd_kept_k1", 1), ("group_norm_params_k1", 1)], 3 * 4 * 40 * 48 * 64)]
 SHARED_OPS.append(("Cross-entropy, 2 rows of 100,000 classes", "test_cross_entropy", "long_rows", [("cross_entropy_shared_k1", 0)], 2 * 4 * 2 * 100000))
 # What the tables do not show.
 KNOWN = """Larger ops than those counted keep them within these sizes:
-  * GroupNorm where the shared memory of all multiprocessors holds half (backward 5/8) of W channels by P positions of one image: W P of at most
+  * GroupNorm where the multiprocessors hold half (backward 5/8) of W channels by P positions of one image: in shared memory, W P of at most
     (forward; backward) 3.8; 1.5 million numbers on an RTX 3090 (sm_86), 8.5; 3.4 on an A100 (sm_80), 14.7; 5.9 on an H100 (sm_90), where a slice
-    of 256 positions fits into one block: W of up to 90 on sm_86, 154 on sm_80, 218 on sm_90, half of that backward. W is 8 where groups have 1,
-    2, 4 or 8 channels, 40 in the published autoencoder: 256x256 positions are 2.6 million, within the limit but for backward on an RTX 3090
-    (1.42), 512x512 are 10.5 (forward 1.3 on an A100). Beyond, x is read again in part: 1.5 times what is least, 1.67 backward, at most.
+    of 256 positions fits into one block: W of up to 90 on sm_86, 154 on sm_80, 218 on sm_90, half of that backward; beyond, with registers
+    (W of 40, as in the published autoencoder), 7.3; 2.8, 13.2; 5.2, 20.4; 8.1. W is 8 where groups have 1, 2, 4 or 8 channels.
+    256x256 positions are 2.6 million, backward on an RTX 3090 1.21 times what is least (shared memory alone: 1.42), 512x512 are 10.5, forward
+    on an A100 1.19 (1.30), on an RTX 3090 1.33 (1.41).
+    Backward they are 84 MB to keep, 52 for the limit: more than an A100 has in all, 108 x (164 + 256) KB of shared memory and registers, 45 MB.
+    A block keeps 159 + 75 KB there, in all 25 MB: 1.46 (1.53). An H100 has 65 MB, but 84 registers of each of 512 threads would have to hold
+    numbers, and the work needs about 80 of 128: 40 MB, 1.35 (1.43). Fewer groups at once do not help: 20 channels are 80 bytes of a row,
+    which touch three sectors of 32, 1.2 times what is least in all that is read and written, and save less than that.
+    Beyond, x is read again in part: 1.5 times what is least, 1.67 backward, at most.
   * Cross-entropy where that shared memory holds half a row: up to 4 million classes on an RTX 3090, 9 on an A100, 15 on an H100; beyond, up to
     1.5 times."""
 
@@ -356,7 +367,7 @@ registers of sm_80 and sm_90 where nvcc has built them; it fails where a kernel 
 ## Ops shared by blocks
 
 Ops whose data does not fit into the shared memory of a block: many blocks keep it together, in one cooperative launch. Bytes of all launches of
-the op, counted on an emulated device of 18 multiprocessors (cross-entropy: 8), against the least: every input read and every result written once.
+the op, counted on an emulated device of 18 multiprocessors (or of so many as are said; cross-entropy: 8), against the least: every input read and every result written once.
 
 {shared_table(ops)}
 

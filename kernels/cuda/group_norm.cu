@@ -9,9 +9,10 @@
  *   otherwise     what did not stay in shared memory. One block has a bundle where half of it stays (5/8 backward: 1.25
  *                 times what is least). Larger ones are shared by many blocks, which are on the device together, wait
  *                 for each other's sums, and keep everything as long as the device has the shared memory: W P numbers
- *                 of, in millions, 4.3 on an A100, 7.4 on an H100 (half as many backward). The published autoencoder
- *                 has W of 40: 256x256 positions are 2.6. Beyond, x is read again in part: 1.5 times what is least, and
- *                 1.67 backward, at most.
+ *                 of, in millions, 4.3 on an A100, 7.4 on an H100 (half as many backward). Where that is not half (5/8)
+ *                 of it, blocks have half the threads and keep numbers in registers, too: with W of 40, as the published
+ *                 autoencoder has, half as many again. 256x256 positions are 2.6. Beyond, x is read again in part:
+ *                 kernels/cuda/REPORT.md has the numbers; 1.5 times what is least, and 1.67 backward, at most.
  * Sums of slices wait where y will be. */
 #include "kernels/cuda/group_norm.cuh"
 
@@ -37,9 +38,32 @@ struct group_room {
     double part[BLOCK], sum[MOST_GROUPS], square[MOST_GROUPS];
 };
 
+/* Values of the thread's next AHEAD positions; the pivot from `end` on. */
+static __device__ inline void read_ahead(float *value, const float *x, int p, int end, float pivot, const cover &v, const part_of_image &w,
+                                         const ts_group_norm &n)
+{
+#pragma unroll
+    for (int k = 0; k < AHEAD; k++) {
+        const int q = p + k * v.rows;
+        value[k] = q < end ? x[w.at + q * n.C + v.channel] : pivot;
+    }
+}
+
+static __device__ inline void add_ahead(double *sum, double *squares, const float *value, float pivot)
+{
+#pragma unroll
+    for (int k = 0; k < AHEAD; k++) {
+        const double d = (double)value[k] - pivot;
+        *sum += d;
+        *squares += d * d;
+    }
+}
+
 /* Sums of x - pivot and its square over the part, for each of its groups. The pivot is a value of the group: neither a
- * mean far from zero nor a constant group costs digits. What is read before the end of the slab goes there. */
-static __device__ inline void add_up(group_room *room, const float *x, const part_of_image &w, const ts_group_norm &n,
+ * mean far from zero nor a constant group costs digits. What is read before the end of the slab goes there, the thread's
+ * first KEEP values into `held`. */
+template <int KEEP>
+static __device__ inline void add_up(float *held, group_room *room, const float *x, const part_of_image &w, const ts_group_norm &n,
                                      const slab &keep)
 {
     double sum = 0, squares = 0;
@@ -47,20 +71,19 @@ static __device__ inline void add_up(group_room *room, const float *x, const par
     {
         const cover v = cover_of(w, strip);
         const float pivot = x[w.at + v.channel / w.wide * w.wide];
-        EACH_ROW(p, v, w, AHEAD)
+#pragma unroll
+        for (int k = 0; k < KEEP; k += AHEAD) {
+            read_ahead(held + k, x, w.p0 + v.row + k * v.rows, end_of_rows(v, w), pivot, v, w, n);
+            add_ahead(&sum, &squares, held + k, pivot);
+        }
+        EACH_ROW(p, v, w, KEEP, AHEAD)
         {
             float value[AHEAD];
+            read_ahead(value, x, p, w.p1, pivot, v, w, n);
+            add_ahead(&sum, &squares, value, pivot);
 #pragma unroll
             for (int k = 0; k < AHEAD; k++) {
                 const int q = p + k * v.rows;
-                value[k] = q < w.p1 ? x[w.at + q * n.C + v.channel] : pivot;
-            }
-#pragma unroll
-            for (int k = 0; k < AHEAD; k++) {
-                const int q = p + k * v.rows;
-                const double d = (double)value[k] - pivot;
-                sum += d;
-                squares += d * d;
                 if (keep.has(q) && q < w.p1) keep(q, v.channel, w) = value[k];
             }
         }
@@ -80,7 +103,15 @@ static __device__ inline void finish_group(float *mean, float *rstd, double sum,
     rstd[bg] = (float)(1.0 / sqrt((variance > 0 ? variance : variance - variance) + n.eps)); /* NaN stays */
 }
 
-static __device__ inline void normalise(float *y, const float *x, const float *mean, const float *rstd,
+/* What becomes of a value of the channel. */
+static __device__ inline float normal(float x, float mean, float scale, float shift, int silu)
+{
+    const float u = fmaf(x - mean, scale, shift);
+    return silu ? u * ts_sigmoidf(u) : u;
+}
+
+template <int KEEP>
+static __device__ inline void normalise_part(float *y, const float *held, const float *x, const float *mean, const float *rstd,
                                         const float *gamma, const float *beta, const part_of_image &w,
                                         const ts_group_norm &n, const slab &kept)
 {
@@ -89,11 +120,15 @@ static __device__ inline void normalise(float *y, const float *x, const float *m
         const cover v = cover_of(w, strip);
         const int64_t bg = w.b * n.G + v.channel / w.wide;
         const float m = mean[bg], scale = rstd[bg] * gamma[v.channel], shift = beta[v.channel];
-        EACH_ROW(p, v, w, 1)
+#pragma unroll
+        for (int k = 0; k < KEEP; k++) {
+            const int p = w.p0 + v.row + k * v.rows;
+            if (p < end_of_rows(v, w)) y[w.at + p * n.C + v.channel] = normal(held[k], m, scale, shift, n.silu);
+        }
+        EACH_ROW(p, v, w, KEEP, 1)
         {
             const int64_t i = w.at + p * n.C + v.channel;
-            const float u = fmaf((kept.has(p) ? kept(p, v.channel, w) : x[i]) - m, scale, shift);
-            y[i] = n.silu ? u * ts_sigmoidf(u) : u;
+            y[i] = normal(kept.has(p) ? kept(p, v.channel, w) : x[i], m, scale, shift, n.silu);
         }
     }
 }
@@ -103,12 +138,12 @@ static __global__ void group_norm_fwd_k1(float *y, float *mean, float *rstd, con
 {
     __shared__ group_room room;
     const part_of_image w = my_part(n, l);
-    add_up(&room, x, w, n, slab{ nullptr, 0, 0 });
+    add_up<0>(nullptr, &room, x, w, n, slab{ nullptr, 0, 0 });
     if ((int)threadIdx.x < l.groups)
         finish_group(mean, rstd, room.sum[threadIdx.x], room.square[threadIdx.x], x,
                      w.b * n.G + w.c0 / w.wide + threadIdx.x, n);
     __syncthreads();
-    normalise(y, x, mean, rstd, gamma, beta, w, n, slab{ nullptr, 0, 0 });
+    normalise_part<0>(y, nullptr, x, mean, rstd, gamma, beta, w, n, slab{ nullptr, 0, 0 });
 }
 
 /* Number k of sums (groups,slices,4) of bundle i, where y will be: in the first rows of its channels. */
@@ -148,30 +183,57 @@ static __device__ inline void finish_bundle(float *mean, float *rstd, float *y, 
     if (threadIdx.x % WARP == 0) finish_group(mean, rstd, sum, square, x, w.b * n.G + w.c0 / w.wide + group, n);
 }
 
+/* Sums of a slice, left in y. */
+template <int KEEP>
+static __device__ inline void sum_slice(float *held, float *y, group_room *room, const float *x, const part_of_image &w,
+                                        const ts_group_norm &n, const slab &keep)
+{
+    add_up<KEEP>(held, room, x, w, n, keep);
+    if (in_team() >= w.groups || w.slice == w.slices) return;
+    const int k = (in_team() * w.slices + w.slice) * 4;
+    put_sum(y, room->sum[in_team()], w, n, k);
+    put_sum(y, room->square[in_team()], w, n, k + 2);
+}
+
+/* All rounds of a block, rooms for so many teams before what it keeps in shared memory. */
+template <int TEAMS, int KEEP>
+static __device__ inline void forward_rounds(group_room *rooms, float *y, float *mean, float *rstd, const float *x, const float *gamma,
+                                             const float *beta, const ts_group_norm &n, const layout &l, const deal &d)
+{
+    group_room *const room = rooms + my_team();
+    EACH_ROUND(i, d)
+    {
+        const share mine = my_share(d, i);
+        const slab keep = { (float *)(rooms + TEAMS), (mine.first + d.ahead) * SLICE, d.held };
+        float held[KEEP ? KEEP : 1];
+        if (KEEP && mine.first < mine.end)
+            sum_slice<KEEP>(held, y, room, x, team_part(n, l, i, mine.first, mine), n, slab{ nullptr, 0, 0 });
+        for (int first = mine.first + d.ahead; first < mine.end; first += d.teams)
+            sum_slice<0>(nullptr, y, room, x, team_part(n, l, i, first, mine), n, keep);
+        meet(d);
+        if (mine.first == 0 && mine.end > 0) finish_bundle(mean, rstd, y, x, part_of(n, l, i, 0), n);
+        meet(d);
+        if (KEEP && mine.first < mine.end)
+            normalise_part<KEEP>(y, held, x, mean, rstd, gamma, beta, team_part(n, l, i, mine.first, mine), n, slab{ nullptr, 0, 0 });
+        for (int first = mine.first + d.ahead; first < mine.end; first += d.teams)
+            normalise_part<0>(y, nullptr, x, mean, rstd, gamma, beta, team_part(n, l, i, first, mine), n, keep);
+    }
+}
+
 static __global__ void __launch_bounds__(MOST_TEAMS *BLOCK)
     group_norm_slab_k1(float *y, float *mean, float *rstd, const float *x, const float *gamma, const float *beta,
                        ts_group_norm n, layout l, deal d)
 {
     TS_SHARED(shared);
-    group_room *const room = (group_room *)shared + my_team();
-    EACH_ROUND(i, d)
-    {
-        const share mine = my_share(l, d, i);
-        const slab keep = { (float *)((group_room *)shared + MOST_TEAMS), mine.first * SLICE, d.held };
-        for (int first = mine.first; first < mine.end; first += d.teams) {
-            const part_of_image w = team_part(n, l, i, first, mine);
-            add_up(room, x, w, n, keep);
-            if (in_team() >= l.groups || w.slice == w.slices) continue;
-            const int k = (in_team() * w.slices + w.slice) * 4;
-            put_sum(y, room->sum[in_team()], w, n, k);
-            put_sum(y, room->square[in_team()], w, n, k + 2);
-        }
-        meet(d);
-        if (mine.first == 0 && mine.end > 0) finish_bundle(mean, rstd, y, x, part_of(n, l, i, 0), n);
-        meet(d);
-        for (int first = mine.first; first < mine.end; first += d.teams)
-            normalise(y, x, mean, rstd, gamma, beta, team_part(n, l, i, first, mine), n, keep);
-    }
+    forward_rounds<MOST_TEAMS, 0>((group_room *)shared, y, mean, rstd, x, gamma, beta, n, l, d);
+}
+
+static __global__ void __launch_bounds__(KEPT_TEAMS *BLOCK)
+    group_norm_kept_k1(float *y, float *mean, float *rstd, const float *x, const float *gamma, const float *beta,
+                       ts_group_norm n, layout l, deal d)
+{
+    TS_SHARED(shared);
+    forward_rounds<KEPT_TEAMS, KEPT_FWD>((group_room *)shared, y, mean, rstd, x, gamma, beta, n, l, d);
 }
 
 ts_status group_norm_fwd_cuda(ts_stream *s, void *out, float *mean, float *rstd, const float *x, const float *gamma,
@@ -183,8 +245,11 @@ ts_status group_norm_fwd_cuda(ts_stream *s, void *out, float *mean, float *rstd,
     const layout l = layout_of(n);
     if (l.slices == 1)
         return TS_LAUNCH(group_norm_fwd_k1, blocks_of(n), BLOCK, 0, s, y, mean, rstd, x, gamma, beta, *n, l);
+    const keeping k = { (const void *)group_norm_slab_k1, (const void *)group_norm_kept_k1, sizeof(group_room), 1, 4, KEPT_FWD };
     deal d;
-    TS_TRY(deal_out(&d, s, n, (const void *)group_norm_slab_k1, MOST_TEAMS * sizeof(group_room), 1, 4));
+    TS_TRY(deal_out(&d, s, n, k));
+    if (d.ahead)
+        return TS_LAUNCH_TOGETHER(group_norm_kept_k1, d.grid, d.teams * BLOCK, d.bytes, s, y, mean, rstd, x, gamma, beta, *n, l, d);
     return d.shares == 1 ? TS_LAUNCH(group_norm_slab_k1, d.grid, d.teams * BLOCK, d.bytes, s, y, mean, rstd, x, gamma,
                                      beta, *n, l, d)
                          : TS_LAUNCH_TOGETHER(group_norm_slab_k1, d.grid, d.teams * BLOCK, d.bytes, s, y, mean, rstd, x,

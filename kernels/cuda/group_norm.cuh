@@ -11,6 +11,8 @@
 enum { SLICE = 256, MOST_GROUPS = BLOCK / WARP, SECTOR_FLOATS = 8 };
 enum { MOST_TEAMS = 4 }; /* BLOCK threads each, which take slices by turns, of a block that keeps a slab */
 enum { AHEAD = 4 };      /* values that a thread asks for before it waits for the first */
+enum { KEPT_TEAMS = 2 }; /* of a block that keeps numbers in registers, too: each thread may have 128 of them */
+enum { KEPT_FWD = 44, KEPT_BWD = 20 }; /* positions that a thread keeps there, whole AHEADs: one number, backward two */
 
 static inline int64_t slices_of(const ts_group_norm *n)
 {
@@ -114,9 +116,15 @@ static __device__ inline cover cover_of(const part_of_image &w, int strip)
 
 /* for (strip over the channels of a block) */
 #define EACH_STRIP(strip, w) for (int strip = 0; strip < (w).groups * (w).wide; strip += BLOCK)
-/* for (p over the thread's positions, `together` of them at a time, v.rows apart) */
-#define EACH_ROW(p, v, w, together)                                                                                    \
-    for (int p = (w).p0 + (v).row; (v).row < (v).rows && p < (w).p1; p += (together) * (v).rows)
+/* for (p over the thread's positions behind its first `behind`, `together` of them at a time, v.rows apart) */
+#define EACH_ROW(p, v, w, behind, together)                                                                            \
+    for (int p = (w).p0 + (v).row + (behind) * (v).rows; p < end_of_rows(v, w); p += (together) * (v).rows)
+
+/* The end of the thread's positions. */
+static __device__ inline int end_of_rows(const cover &v, const part_of_image &w)
+{
+    return v.row < v.rows ? w.p1 : w.p0;
+}
 
 /* What stays in shared memory: one number of each channel of the block, of `held` positions from `first` on. */
 struct slab {
@@ -124,7 +132,7 @@ struct slab {
     int first, held;
     __device__ bool has(int p) const
     {
-        return p - first < held;
+        return p >= first && p - first < held;
     }
     __device__ float &operator()(int p, int channel, const part_of_image &w) const
     {
@@ -134,44 +142,96 @@ struct slab {
 
 /* ---- shared memory ---- */
 
-/* How the slices of a bundle are dealt out to blocks: `shares` of them have `per` slices each (the last ones fewer, or
- * none), and keep `held` positions of them. With several shares all blocks are there at one time, and take the bundles
- * in rounds, so many together; `end` is a whole number of rounds. */
+/* How the slices of a bundle are dealt out to blocks: `shares` of them have `each` slices, the first `more` of them
+ * another one, and keep `held` positions of them, those behind the first `ahead` slices, one for each team, of which registers
+ * keep what they can. With several shares all blocks are there at one time, and take the bundles in rounds, so many
+ * together; `end` is a whole number of rounds. */
 struct deal {
-    int shares, per, held, bundles, together, end, teams;
+    int shares, each, more, held, ahead, bundles, together, end, teams;
     size_t bytes; /* of shared memory */
     unsigned grid;
 };
 
-/* Shared memory holds `numbers` numbers of a channel beside `room` bytes. One block takes a whole bundle where at least
- * `eighths` of it stay there; otherwise as many blocks as keep all of it, or all that the device has. */
-static inline ts_status deal_out(deal *d, const ts_stream *s, const ts_group_norm *n, const void *kernel, size_t room,
-                                 int numbers, int eighths)
+/* What forward and backward keep: `numbers` numbers of a channel beside `room` bytes of a team in shared memory, so that
+ * one block takes a whole bundle where at least `eighths` of it stay there; kept: the kernel that has registers for
+ * `positions` positions of each thread. */
+struct keeping {
+    const void *slab, *kept;
+    size_t room;
+    int numbers, eighths, positions;
+};
+
+static inline int64_t bytes_of_position(const ts_group_norm *n, const keeping &k)
+{
+    return groups_together(n) * (n->C / n->G) * k.numbers * (int64_t)sizeof(float);
+}
+
+/* Positions that fit into the shared memory of a block of so many teams. */
+static inline int64_t fitting(const ts_stream *s, const ts_group_norm *n, const keeping &k, int teams)
 {
     enum { STATIC = 128 };
-    const int64_t slices = slices_of(n), bundles = bundles_of(n);
-    const int64_t position = groups_together(n) * (n->C / n->G) * numbers * (int64_t)sizeof(float);
-    const int64_t fits = ((int64_t)s->most_shared - STATIC - (int64_t)room) / position;
-    d->shares = 1;
-    d->bundles = d->together = d->end = (int)bundles;
-    if (8 * fits < eighths * n->P) {
-        int64_t blocks;
-        const size_t most = room + (size_t)(fits * position);
-        TS_TRY(ts_allow_shared(kernel, most, "group_norm"));
-        TS_TRY(ts_resident(&blocks, s, kernel, MOST_TEAMS * BLOCK, most, "group_norm"));
-        const int64_t least = fits < SLICE ? slices : (slices + fits / SLICE - 1) / (fits / SLICE);
-        const int rounds = (int)(least > blocks ? bundles : (bundles + blocks / least - 1) / (blocks / least));
-        d->together = (d->bundles + rounds - 1) / rounds;
-        d->end = rounds * d->together;
-        d->shares = (int)(blocks / d->together < slices ? blocks / d->together : slices);
-    }
-    d->per = (int)((slices + d->shares - 1) / d->shares);
-    d->held = (int)((int64_t)d->per * SLICE < n->P ? (int64_t)d->per * SLICE : n->P);
-    if (d->held > fits) d->held = (int)fits;
-    d->bytes = room + (size_t)(d->held * position);
-    d->teams = d->per < MOST_TEAMS ? d->per : (int)MOST_TEAMS;
+    return ((int64_t)s->most_shared - STATIC - teams * (int64_t)k.room) / bytes_of_position(n, k);
+}
+
+/* Positions of a slice that registers keep; channels that are taken strip by strip have none. */
+static inline int64_t in_registers(const ts_group_norm *n, const keeping &k)
+{
+    const int64_t width = groups_together(n) * (n->C / n->G), positions = width <= BLOCK ? BLOCK / width * k.positions : 0;
+    return positions < SLICE ? positions : (int64_t)SLICE;
+}
+
+/* As many blocks as keep all of a bundle, or all that the device has. */
+static inline ts_status share_out(deal *d, const ts_stream *s, const ts_group_norm *n, const keeping &k, const void *kernel, int teams)
+{
+    const int64_t slices = slices_of(n), bundles = bundles_of(n), fits = fitting(s, n, k, teams);
+    const int64_t keeps = fits + (kernel == k.kept ? teams * in_registers(n, k) : 0);
+    const size_t most = teams * k.room + (size_t)(fits * bytes_of_position(n, k));
+    int64_t blocks;
+    TS_TRY(ts_allow_shared(kernel, most, "group_norm"));
+    TS_TRY(ts_resident(&blocks, s, kernel, teams * BLOCK, most, "group_norm"));
+    const int64_t least = keeps < SLICE ? slices : (slices + keeps / SLICE - 1) / (keeps / SLICE);
+    const int rounds = (int)(least > blocks ? bundles : (bundles + blocks / least - 1) / (blocks / least));
+    d->together = (d->bundles + rounds - 1) / rounds;
+    d->end = rounds * d->together;
+    d->shares = (int)(blocks / d->together < slices ? blocks / d->together : slices);
+    return TS_OK;
+}
+
+/* What a block of at most so many teams has of its share. */
+static inline void fill_block(deal *d, const ts_stream *s, const ts_group_norm *n, const keeping &k, int teams, bool kept)
+{
+    const int64_t fits = fitting(s, n, k, teams);
+    d->each = (int)(slices_of(n) / d->shares);
+    d->more = (int)(slices_of(n) % d->shares);
+    const int most = d->each + (d->more > 0);
+    d->teams = most < teams ? most : teams;
+    d->ahead = kept ? d->teams : 0;
+    const int64_t positions = (int64_t)(most - d->ahead) * SLICE, held = positions < n->P ? positions : n->P;
+    d->held = (int)(held < fits ? held : fits);
+    d->bytes = teams * k.room + (size_t)(d->held * bytes_of_position(n, k));
     d->grid = (unsigned)d->together * (unsigned)d->shares;
-    return ts_allow_shared(kernel, d->bytes, "group_norm");
+}
+
+/* Positions that all blocks of a bundle keep. */
+static inline int64_t kept_by(const deal &d, const ts_group_norm *n, const keeping &k)
+{
+    return d.shares * (d.held + d.ahead * in_registers(n, k));
+}
+
+/* One block for a bundle; where it keeps too little, several; where they keep too little, several with registers. */
+static inline ts_status deal_out(deal *d, const ts_stream *s, const ts_group_norm *n, const keeping &k)
+{
+    d->shares = 1;
+    d->bundles = d->together = d->end = (int)bundles_of(n);
+    if (8 * fitting(s, n, k, MOST_TEAMS) < k.eighths * n->P) TS_TRY(share_out(d, s, n, k, k.slab, MOST_TEAMS));
+    fill_block(d, s, n, k, MOST_TEAMS, false);
+    if (8 * kept_by(*d, n, k) < k.eighths * n->P) {
+        deal other = *d;
+        TS_TRY(share_out(&other, s, n, k, k.kept, KEPT_TEAMS));
+        fill_block(&other, s, n, k, KEPT_TEAMS, true);
+        if (kept_by(other, n, k) > kept_by(*d, n, k)) *d = other;
+    }
+    return ts_allow_shared(d->ahead ? k.kept : k.slab, d->bytes, "group_norm");
 }
 
 /* for (bundle that a block has in each round; from d.bundles on it has none, and waits with the others) */
@@ -182,10 +242,10 @@ struct share {
     int first, end;
 };
 
-static __device__ inline share my_share(const layout &l, const deal &d, int i)
+static __device__ inline share my_share(const deal &d, int i)
 {
-    const int slices = i < d.bundles ? l.slices : 0, first = (int)blockIdx.x % d.shares * d.per;
-    return share{ first, first + d.per < slices ? first + d.per : slices };
+    const int k = (int)blockIdx.x % d.shares, first = k * d.each + (k < d.more ? k : d.more);
+    return i < d.bundles ? share{ first, first + d.each + (k < d.more) } : share{ 0, 0 };
 }
 
 /* The team's slice, of those that the teams take from `first` on. */

@@ -55,8 +55,35 @@ static __device__ inline slabs no_slabs()
     return slabs{ { nullptr, 0, 0 }, 0 };
 }
 
+/* What a thread keeps of a part: normalised values and gradients at u of its first KEEP positions. */
+template <int KEEP> struct held_numbers {
+    float norm[KEEP ? KEEP : 1], du[KEEP ? KEEP : 1];
+};
+
+/* The thread's next AHEAD positions: normalised values, gradients at u, their sums; nothing behind the end. */
+static __device__ inline void gradients_ahead(float *norm, float *du, double *du_sum, double *dun_sum, const gradient_in &in, int p,
+                                              const channel &c, const cover &v, const part_of_image &w, const ts_group_norm &n)
+{
+    float dy[AHEAD], x[AHEAD];
+#pragma unroll
+    for (int k = 0; k < AHEAD; k++) {
+        const int q = p + k * v.rows;
+        const int64_t i = w.at + q * n.C + v.channel;
+        dy[k] = q < end_of_rows(v, w) ? in.dy[i] : 0.0f;
+        x[k] = q < end_of_rows(v, w) ? in.x[i] : 0.0f;
+    }
+#pragma unroll
+    for (int k = 0; k < AHEAD; k++) {
+        du[k] = gradient_of(&norm[k], dy[k], x[k], c, n.silu);
+        if (p + k * v.rows >= end_of_rows(v, w)) continue;
+        *du_sum += du[k];
+        *dun_sum += (double)du[k] * norm[k];
+    }
+}
+
 /* Sums of du and of du*n over the part's positions: sums[c] and sums[C + c]. */
-static __device__ inline void add_up_channels(double *sums, const gradient_in &in, const part_of_image &w,
+template <int KEEP>
+static __device__ inline void add_up_channels(held_numbers<KEEP> *held, double *sums, const gradient_in &in, const part_of_image &w,
                                               const ts_group_norm &n, double *part, const slabs &keep)
 {
     EACH_STRIP(strip, w)
@@ -64,28 +91,20 @@ static __device__ inline void add_up_channels(double *sums, const gradient_in &i
         const cover v = cover_of(w, strip);
         const channel c = channel_of(in, v, w, n);
         double du_sum = 0, dun_sum = 0;
-        EACH_ROW(p, v, w, AHEAD)
+#pragma unroll
+        for (int k = 0; k < KEEP; k += AHEAD)
+            gradients_ahead(held->norm + k, held->du + k, &du_sum, &dun_sum, in, w.p0 + v.row + k * v.rows, c, v, w, n);
+        EACH_ROW(p, v, w, KEEP, AHEAD)
         {
-            float dy[AHEAD], x[AHEAD];
+            float norm[AHEAD], du[AHEAD];
+            gradients_ahead(norm, du, &du_sum, &dun_sum, in, p, c, v, w, n);
 #pragma unroll
             for (int k = 0; k < AHEAD; k++) {
                 const int q = p + k * v.rows;
-                const int64_t i = w.at + q * n.C + v.channel;
-                dy[k] = q < w.p1 ? in.dy[i] : 0.0f;
-                x[k] = q < w.p1 ? in.x[i] : 0.0f;
-            }
-#pragma unroll
-            for (int k = 0; k < AHEAD; k++) {
-                const int q = p + k * v.rows;
-                if (q >= w.p1) break;
-                float norm;
-                const float du = gradient_of(&norm, dy[k], x[k], c, n.silu);
-                du_sum += du;
-                dun_sum += (double)du * norm;
-                if (!keep.norm.has(q)) continue;
+                if (!keep.norm.has(q) || q >= w.p1) continue;
                 float *const to = &keep.norm(q, v.channel, w);
-                to[0] = norm;
-                to[keep.behind] = du;
+                to[0] = norm[k];
+                to[keep.behind] = du[k];
             }
         }
         du_sum = sum_rows_of(du_sum, v, part);
@@ -121,7 +140,13 @@ static __device__ inline void average_groups(float (*average)[2], const double *
 }
 
 /* dx = rstd (dn - avg(dn) - n avg(dn n)) */
-static __device__ inline void apply_gradient(float *dx, const gradient_in &in, const part_of_image &w,
+static __device__ inline float input_gradient(float norm, float du, const channel &c, const float *avg)
+{
+    return c.rstd * fmaf(-norm, avg[1], fmaf(du, c.weight, -avg[0]));
+}
+
+template <int KEEP>
+static __device__ inline void apply_gradient(float *dx, const held_numbers<KEEP> *held, const gradient_in &in, const part_of_image &w,
                                              const ts_group_norm &n, const float (*average)[2], const slabs &kept)
 {
     EACH_STRIP(strip, w)
@@ -129,7 +154,12 @@ static __device__ inline void apply_gradient(float *dx, const gradient_in &in, c
         const cover v = cover_of(w, strip);
         const channel c = channel_of(in, v, w, n);
         const float *avg = average[(v.channel - w.c0) / w.wide];
-        EACH_ROW(p, v, w, 1)
+#pragma unroll
+        for (int k = 0; k < KEEP; k++) {
+            const int p = w.p0 + v.row + k * v.rows;
+            if (p < end_of_rows(v, w)) dx[w.at + p * n.C + v.channel] = input_gradient(held->norm[k], held->du[k], c, avg);
+        }
+        EACH_ROW(p, v, w, KEEP, 1)
         {
             const int64_t i = w.at + p * n.C + v.channel;
             float norm, du;
@@ -140,7 +170,7 @@ static __device__ inline void apply_gradient(float *dx, const gradient_in &in, c
             } else {
                 du = gradient_of(&norm, in.dy[i], in.x[i], c, n.silu);
             }
-            dx[i] = c.rstd * fmaf(-norm, avg[1], fmaf(du, c.weight, -avg[0]));
+            dx[i] = input_gradient(norm, du, c, avg);
         }
     }
 }
@@ -152,10 +182,10 @@ static __global__ void group_norm_bwd_k1(float *dx, double *sums, gradient_in in
     __shared__ float average[MOST_GROUPS][2];
     const part_of_image w = my_part(n, l);
     double *image = sums + w.b * 2 * n.C;
-    add_up_channels(image, in, w, n, part, no_slabs());
+    add_up_channels<0>(nullptr, image, in, w, n, part, no_slabs());
     __syncthreads();
     average_groups(average, image, in, w, n);
-    apply_gradient(dx, in, w, n, average, no_slabs());
+    apply_gradient<0>(dx, nullptr, in, w, n, average, no_slabs());
 }
 
 /* Sum i of (B,2,C) over the slices. */
@@ -167,35 +197,58 @@ static __device__ inline double add_slices(const double *slices, int64_t i, int6
     return sum;
 }
 
-/* slices (B,slices,2,C): the same of each slice. */
-static __global__ void __launch_bounds__(MOST_TEAMS *BLOCK)
-    group_norm_bwd_slab_k1(float *dx, double *sums, double *slices, gradient_in in, ts_group_norm n, layout l, deal d)
+/* All rounds of a block. slices (B,slices,2,C): the same of each slice. parts: rooms for so many teams, before what is
+ * kept in shared memory. */
+template <int TEAMS, int KEEP>
+static __device__ inline void backward_rounds(double *parts, float (*average)[2], float *dx, double *sums, double *slices,
+                                              const gradient_in &in, const ts_group_norm &n, const layout &l, const deal &d)
 {
-    TS_SHARED(shared);
-    __shared__ float average[MOST_GROUPS][2];
     const int width = l.groups * l.wide;
-    double *const parts = (double *)shared;
-    float *const kept = (float *)(parts + MOST_TEAMS * BLOCK);
+    float *const kept = (float *)(parts + TEAMS * BLOCK);
+    double *const part = parts + my_team() * BLOCK;
     EACH_ROUND(i, d)
     {
-        const share mine = my_share(l, d, i);
-        const slabs keep = { { kept, mine.first * SLICE, d.held }, d.held * width };
-        for (int first = mine.first; first < mine.end; first += d.teams) {
+        const share mine = my_share(d, i);
+        const part_of_image all = part_of(n, l, i, 0);
+        const slabs keep = { { kept, (mine.first + d.ahead) * SLICE, d.held }, d.held * width };
+        double *const image = slices + (int64_t)all.b * l.slices * 2 * n.C;
+        held_numbers<KEEP> held;
+        if (KEEP && mine.first < mine.end) {
+            const part_of_image w = team_part(n, l, i, mine.first, mine);
+            add_up_channels<KEEP>(&held, image + (int64_t)w.slice * 2 * n.C, in, w, n, part, no_slabs());
+        }
+        for (int first = mine.first + d.ahead; first < mine.end; first += d.teams) {
             const part_of_image w = team_part(n, l, i, first, mine);
-            add_up_channels(slices + ((int64_t)w.b * w.slices + w.slice) * 2 * n.C, in, w, n, parts + my_team() * BLOCK,
-                            keep);
+            add_up_channels<0>(nullptr, image + (int64_t)w.slice * 2 * n.C, in, w, n, part, keep);
         }
         meet(d);
-        const part_of_image all = part_of(n, l, i, 0);
         for (int c = (int)threadIdx.x; mine.first == 0 && mine.end > 0 && c < 2 * width; c += (int)blockDim.x) {
             const int64_t k = (all.b * 2 + c / width) * n.C + all.c0 + c % width;
             sums[k] = add_slices(slices, k, all.slices, n.C);
         }
         meet(d);
         if (i < d.bundles) average_groups(average, sums + all.b * 2 * n.C, in, all, n);
-        for (int first = mine.first; first < mine.end; first += d.teams)
-            apply_gradient(dx, in, team_part(n, l, i, first, mine), n, average, keep);
+        if (KEEP && mine.first < mine.end)
+            apply_gradient<KEEP>(dx, &held, in, team_part(n, l, i, mine.first, mine), n, average, no_slabs());
+        for (int first = mine.first + d.ahead; first < mine.end; first += d.teams)
+            apply_gradient<0>(dx, nullptr, in, team_part(n, l, i, first, mine), n, average, keep);
     }
+}
+
+static __global__ void __launch_bounds__(MOST_TEAMS *BLOCK)
+    group_norm_bwd_slab_k1(float *dx, double *sums, double *slices, gradient_in in, ts_group_norm n, layout l, deal d)
+{
+    TS_SHARED(shared);
+    __shared__ float average[MOST_GROUPS][2];
+    backward_rounds<MOST_TEAMS, 0>((double *)shared, average, dx, sums, slices, in, n, l, d);
+}
+
+static __global__ void __launch_bounds__(KEPT_TEAMS *BLOCK)
+    group_norm_bwd_kept_k1(float *dx, double *sums, double *slices, gradient_in in, ts_group_norm n, layout l, deal d)
+{
+    TS_SHARED(shared);
+    __shared__ float average[MOST_GROUPS][2];
+    backward_rounds<KEPT_TEAMS, KEPT_BWD>((double *)shared, average, dx, sums, slices, in, n, l, d);
 }
 
 static __global__ void group_norm_params_k1(float *dgamma, float *dbeta, const double *sums, int64_t B, int64_t C)
@@ -232,12 +285,17 @@ ts_status group_norm_bwd_cuda(ts_stream *s, float *dx, float *dgamma, float *dbe
     if (l.slices == 1) {
         TS_TRY(TS_LAUNCH(group_norm_bwd_k1, blocks_of(n), BLOCK, 0, s, dx, sums, in, *n, l));
     } else {
+        const keeping k = { (const void *)group_norm_bwd_slab_k1, (const void *)group_norm_bwd_kept_k1, BLOCK * sizeof(double), 2, 5,
+                            KEPT_BWD };
         deal d;
-        TS_TRY(deal_out(&d, s, n, (const void *)group_norm_bwd_slab_k1, MOST_TEAMS * BLOCK * sizeof(double), 2, 5));
-        TS_TRY(d.shares == 1 ? TS_LAUNCH(group_norm_bwd_slab_k1, d.grid, d.teams * BLOCK, d.bytes, s, dx, sums,
-                                         of_slices, in, *n, l, d)
-                             : TS_LAUNCH_TOGETHER(group_norm_bwd_slab_k1, d.grid, d.teams * BLOCK, d.bytes, s, dx, sums,
-                                                  of_slices, in, *n, l, d));
+        TS_TRY(deal_out(&d, s, n, k));
+        if (d.ahead)
+            TS_TRY(TS_LAUNCH_TOGETHER(group_norm_bwd_kept_k1, d.grid, d.teams * BLOCK, d.bytes, s, dx, sums, of_slices, in, *n, l, d));
+        else
+            TS_TRY(d.shares == 1 ? TS_LAUNCH(group_norm_bwd_slab_k1, d.grid, d.teams * BLOCK, d.bytes, s, dx, sums,
+                                             of_slices, in, *n, l, d)
+                                 : TS_LAUNCH_TOGETHER(group_norm_bwd_slab_k1, d.grid, d.teams * BLOCK, d.bytes, s, dx, sums,
+                                                      of_slices, in, *n, l, d));
     }
     return TS_LAUNCH(group_norm_params_k1, ts_blocks(n->C), BLOCK, 0, s, dgamma, dbeta, sums, n->B, n->C);
 }

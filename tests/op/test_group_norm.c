@@ -182,18 +182,32 @@ T_TEST(values_and_gradients)
     for (int i = 0; i < N_SHAPES; i++) check_values(be, s, s, &SHAPES[i]);
 }
 
+/* On an emulated device of so many multiprocessors. */
+static void check_values_on(const ts_backend *be, ts_stream *s, const char *processors, const shape *p)
+{
+    ts_stream *t;
+    if (strcmp(be->name, "emu") != 0) return;
+    setenv("TS_EMU_PROCESSORS", processors, 1);
+    T_OK(be->stream_new(&t, 0, 0));
+    check_values(be, s, t, p);
+    be->stream_free(t);
+    unsetenv("TS_EMU_PROCESSORS");
+}
+
 /* Maps of 64x64 and 96x96 positions as the published autoencoder has them, 40 channels to a bundle of groups. Blocks
  * share them and keep everything; tools/cuda_report.py counts what is moved. */
 T_TEST(large_maps)
 {
     static const shape MAPS[] = { { 1, 64 * 64, 40, 8, 1, 0 }, { 1, 96 * 96, 40, 8, 1, 0 } };
-    if (strcmp(be->name, "emu") != 0) return;
-    ts_stream *t;
-    setenv("TS_EMU_PROCESSORS", "18", 1);
-    T_OK(be->stream_new(&t, 0, 0));
-    for (int i = 0; i < 2; i++) check_values(be, s, t, &MAPS[i]);
-    be->stream_free(t);
-    unsetenv("TS_EMU_PROCESSORS");
+    for (int i = 0; i < 2; i++) check_values_on(be, s, "18", &MAPS[i]);
+}
+
+/* Maps of which shared memory keeps too little: registers keep some of it, forward of the first, backward of both. */
+T_TEST(maps_beyond_shared_memory)
+{
+    static const shape MAPS[] = { { 1, 64 * 64, 40, 8, 1, 0 }, { 1, 48 * 64, 40, 8, 1, 0 } };
+    static const char *const PROCESSORS[] = { "2", "3" };
+    for (int i = 0; i < 2; i++) check_values_on(be, s, PROCESSORS[i], &MAPS[i]);
 }
 
 static double loss(const numbers *o, const shape *p)
@@ -326,6 +340,7 @@ int main(void)
     T_ADD1(u, oracle_gradient_is_the_slope);
     T_ADD(u, values_and_gradients);
     T_ADD(u, large_maps);
+    T_ADD(u, maps_beyond_shared_memory);
     T_ADD(u, a_constant_group_is_zero);
     T_ADD(u, threads_do_not_matter);
     T_ADD(u, little_shared_memory);
