@@ -23,7 +23,7 @@ enum {
     STRIP = 512,           /* pixels of a strip                                */
     DEPTH = 1024,          /* most channels that a strip of 1x1 holds          */
     SPREAD = TILE_DEPTH,   /* numbers between the channels of two pixels       */
-    AHEAD = 4 * STEP,      /* how far ahead weights are fetched the first time */
+    AHEAD = 12 * STEP,     /* how far ahead weights are fetched the first time */
     LINE = 64              /* bytes of a line of the cache                     */
 };
 
@@ -284,16 +284,18 @@ static void run_apart(part k, int64_t N)
     }
 }
 
-/* Inside of a parallel region: one strip after the other, all threads its outputs. */
+/* Inside of a parallel region: one strip after the other, all threads its outputs. With few rows, what a panel costs is to read it, and
+ * a thread that goes on to the next one finds it fetched. */
 static void run_together(part k, int64_t N)
 {
+    enum { FEW = 4 * TILE, NEIGHBOURS = 4 };
     const int64_t depth = depth_of(k.c), C = k.c->C, O = k.c->O;
     for (k.n0 = 0; k.n0 < N; k.n0 += STRIP)
         for (k.c0 = 0; k.c0 < C; k.c0 += depth) {
             k.rows = at_most(N - k.n0, STRIP), k.channels = at_most(C - k.c0, depth);
 #pragma omp for
             for (int64_t n = 0; n < tiled(k.rows); n++) put_row(&k, n);
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic, k.rows > FEW ? 1 : NEIGHBOURS)
             for (int64_t o = 0; o < O; o += PANEL) sum_panel(&k, o);
         }
 }
@@ -315,15 +317,16 @@ static void run_product(const ts_stream *s, const part *k)
 
 /* ---- 3x3 ---- */
 
-/* Rows of outputs in a strip. */
-static int64_t height_of(const ts_conv2d *c)
+/* Rows of outputs in a strip: so many that every thread has two strips, if there are. */
+static int64_t height_of(const ts_stream *s, const ts_conv2d *c)
 {
-    return c->X >= STRIP ? 1 : at_most(STRIP / c->X, c->Y);
+    const int64_t share = pieces(c->B * c->Y, 2 * s->threads), most = c->X < STRIP ? STRIP / c->X : 1;
+    return at_most(at_most(share, most), c->Y);
 }
 
-static int64_t strip_numbers(const ts_conv2d *c)
+static int64_t strip_numbers(const ts_stream *s, const ts_conv2d *c)
 {
-    return (height_of(c) + 2) * (c->X + 2) * (c->C + SPREAD);
+    return (height_of(s, c) + 2) * (c->X + 2) * (c->C + SPREAD);
 }
 
 /* Rows y0-1 .. y0+rows of image b, with a column of zeros on both sides, and zeros for rows outside. */
@@ -374,10 +377,10 @@ static void run_strip(float *y, const uint16_t *u, const float *b, const ts_conv
 static void run_images(const ts_stream *s, float *y, const void *x, const uint16_t *u, const float *b,
                        const ts_conv2d *c, const int32_t *step, uint16_t *strips)
 {
-    const int64_t height = height_of(c), down = pieces(c->Y, height);
+    const int64_t height = height_of(s, c), down = pieces(c->Y, height);
 #pragma omp parallel num_threads(s->threads)
     {
-        uint16_t *strip = strips + omp_get_thread_num() * strip_numbers(c);
+        uint16_t *strip = strips + omp_get_thread_num() * strip_numbers(s, c);
         tile_begin();
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < c->B * down; i++) {
@@ -393,7 +396,7 @@ static void run_images(const ts_stream *s, float *y, const void *x, const uint16
 
 size_t tile_conv_scratch(const ts_stream *s, const ts_conv2d *c)
 {
-    const int64_t numbers = c->k == 1 ? strip_of_rows(c) * (small(c) ? s->threads : 1) : strip_numbers(c) * s->threads;
+    const int64_t numbers = c->k == 1 ? strip_of_rows(c) * (small(c) ? s->threads : 1) : strip_numbers(s, c) * s->threads;
     return (size_t)(table_bytes(c) + numbers * (int64_t)sizeof(uint16_t) + LINE);
 }
 
