@@ -7,9 +7,11 @@
  *           end[t] is the end of the segment of t: a token sees its own segment and all earlier ones. NULL: sees all.
  * Source    arXiv:2404.02905 (attn_l2_norm); online softmax arXiv:1805.02867.
  * Accuracy  float32 throughout, but for what dtype says; with TS_MATH_BF16 a backend may round q, k, v, dout, the softmax's
- *           exponentials and the gradients of scores to bfloat16 before products, whose sums are float32 (CUDA does, where a
- *           head fits into shared memory; the CPU does not). An image's result does not depend on B or on the thread count (bit for bit);
- *           the cached form gives the same numbers as the masked form up to rounding.
+ *           exponentials and the gradients of scores to bfloat16 before products, whose sums are float32. CUDA does, where a head
+ *           fits into shared memory. The CPU rounds q, times its factors, and the exponentials (k and v are then rounded anyway)
+ *           where dtype is TS_BF16, lse is NULL, c is a multiple of 32 and the machine has tile registers (AMX); else nothing.
+ *           An image's result does not depend on B or on the thread count (bit for bit); the cached form gives the same numbers
+ *           as the masked form up to rounding.
  */
 #ifndef TS_OP_ATTENTION_H
 #define TS_OP_ATTENTION_H

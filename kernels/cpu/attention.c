@@ -9,41 +9,17 @@
 
 #include <omp.h>
 
+#include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/bf16.h"
 #include "kernels/cpu/product.h"
 #include "kernels/cpu/stream.h"
-#include "tessera/exact.h"
+#include "kernels/cpu/tile.h"
 
 enum {
     QUERIES = 48,  /* most queries in a block: its scores of 680 keys take 130 KB                            */
     SHORTEST = 12, /* a block is cut where a segment ends, but not below this: short products waste registers */
     SPLIT = 24     /* queries of a task where the queries of one head are shared out                         */
 };
-
-static const float SMALLEST_NORM = 1e-12f;
-static const float LARGEST_SCALE_MUL = 4.60517019f; /* log 100 */
-
-static int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-/* One call, as all tasks see it. Keys and values of the masked form lie in qkv, those of the cached form in the cache.
- */
-typedef struct {
-    const ts_attention *a;
-    const float *qkv, *scale_mul;
-    const int32_t *end;
-    const void *k, *v;
-    int narrow;                 /* k and v lie there as bfloat16, else as float32 */
-    int64_t kv_image, kv_token; /* numbers between images and between tokens of k and v */
-    int64_t keys;
-    int normalise; /* k as it lies there is not yet normalised */
-    void *out;
-    float *lse;
-    const float *dout, *fwd_out, *fwd_lse; /* backward only */
-    float *dqkv;
-} job;
 
 /* What one thread works in. */
 typedef struct {
@@ -61,18 +37,6 @@ typedef struct {
     float *k_inv;      /* (keys) 1/norm of each key                         */
     int64_t c_pad, keys_pad;
 } workspace;
-
-typedef struct {
-    float *base; /* NULL: only the size is wanted */
-    int64_t used;
-} arena;
-
-static float *take(arena *at, int64_t n)
-{
-    float *p = at->base ? at->base + at->used : NULL;
-    at->used += ts_round_up(n, 16); /* a cache line */
-    return p;
-}
 
 static workspace carve(arena *at, int64_t c, int64_t keys, int backward)
 {
@@ -103,22 +67,13 @@ static int64_t workspace_size(int64_t c, int64_t keys, int backward)
     return at.used;
 }
 
-static float *align(void *scratch)
-{
-    return (float *)(((uintptr_t)scratch + 63) / 64 * 64);
-}
-
 size_t attention_scratch_cpu(ts_stream *s, const ts_attention *a, int backward)
 {
     const int64_t keys = a->pos + a->T > a->T_max ? a->pos + a->T : a->T_max;
     const int64_t partials = backward ? ts_round_up(a->B * a->H, 16) : 0;
-    return (size_t)(workspace_size(a->c, keys, backward) * s->threads + partials) * sizeof(float) + 64;
-}
-
-static float inverse_norm(const float *x, int64_t c)
-{
-    const float norm = sqrtf(vf_dot(x, x, c));
-    return 1 / (norm < SMALLEST_NORM ? SMALLEST_NORM : norm);
+    const size_t size = (size_t)(workspace_size(a->c, keys, backward) * s->threads + partials) * sizeof(float) + 64;
+    const size_t tiles = !backward && attention_tile_fits(a) ? attention_tile_scratch(s, a, keys) : 0;
+    return size > tiles ? size : tiles;
 }
 
 static void scale_row(float *y, const float *x, float factor, int64_t c)
@@ -143,20 +98,6 @@ static void round_row(float *y, const float *x, int64_t c)
 {
 #pragma omp simd
     for (int64_t i = 0; i < c; i++) y[i] = bf16_round(x[i]);
-}
-
-static const float *query(const job *j, int64_t b, int64_t h, int64_t t)
-{
-    const ts_attention *a = j->a;
-    return j->qkv + ((b * a->T + t) * 3 * a->H + h) * a->c;
-}
-
-/* The factor of all queries of a head but for their own norms. */
-static float head_factor(const job *j, int64_t h)
-{
-    if (j->scale_mul == NULL) return j->a->scale;
-    const float mul = j->scale_mul[h];
-    return ts_expf(mul > LARGEST_SCALE_MUL ? LARGEST_SCALE_MUL : mul) * j->a->scale;
 }
 
 static void load_queries(const job *j, workspace *w, int64_t b, int64_t h, int64_t t0, int64_t t1)
@@ -215,11 +156,6 @@ static void pack_keys(const job *j, workspace *w, int64_t b, int64_t h, int64_t 
     }
     ts_pack_columns(w->kt, n0, k_rows);
     if (backward) ts_pack_columns(w->vt, n0, v_rows);
-}
-
-static int64_t end_of(const job *j, int64_t t)
-{
-    return j->end ? j->end[t] : j->keys;
 }
 
 /* Where the block of queries that starts at t0 stops. Its last query sees the most keys: end never decreases. */
@@ -301,7 +237,7 @@ static void attend(const job *j, workspace *w, int64_t b, int64_t h, int64_t t0,
 }
 
 /* With many heads a task is a head. With few, all threads share the packing of a head and then its queries. */
-static void forward(ts_stream *s, const job *j, void *scratch)
+static void forward_heads(ts_stream *s, const job *j, void *scratch)
 {
     const ts_attention *a = j->a;
     const int64_t heads = a->B * a->H;
@@ -331,8 +267,14 @@ static void forward(ts_stream *s, const job *j, void *scratch)
     }
 }
 
-ts_status attention_fwd_cpu(ts_stream *s, void *out, float *lse, const float *qkv, const float *scale_mul,
-                            const int32_t *end, const ts_attention *a, void *scratch)
+static void forward(ts_stream *s, const job *j, void *scratch, int tiles)
+{
+    if (tiles) attention_tile_forward(s, j, scratch);
+    else forward_heads(s, j, scratch);
+}
+
+static ts_status masked(ts_stream *s, void *out, float *lse, const float *qkv, const float *scale_mul, const int32_t *end,
+                        const ts_attention *a, void *scratch, int tiles)
 {
     const int64_t C = a->H * a->c;
     const job j = { .a = a,
@@ -347,8 +289,20 @@ ts_status attention_fwd_cpu(ts_stream *s, void *out, float *lse, const float *qk
                     .normalise = scale_mul != NULL,
                     .out = out,
                     .lse = lse };
-    forward(s, &j, scratch);
+    forward(s, &j, scratch, tiles);
     return TS_OK;
+}
+
+ts_status attention_fwd_cpu(ts_stream *s, void *out, float *lse, const float *qkv, const float *scale_mul,
+                            const int32_t *end, const ts_attention *a, void *scratch)
+{
+    return masked(s, out, lse, qkv, scale_mul, end, a, scratch, lse == NULL && attention_tile_fits(a) && tile_unit());
+}
+
+ts_status attention_fwd_tile(ts_stream *s, void *out, float *lse, const float *qkv, const float *scale_mul,
+                             const int32_t *end, const ts_attention *a, void *scratch)
+{
+    return masked(s, out, lse, qkv, scale_mul, end, a, scratch, 1);
 }
 
 /* Copies the keys and values of a new token of image b behind those in the cache. */
@@ -380,8 +334,8 @@ static void append_narrow(uint16_t *cache_k, uint16_t *cache_v, const float *qkv
     }
 }
 
-ts_status attention_cached_cpu(ts_stream *s, void *out, void *cache_k, void *cache_v, const float *qkv,
-                               const float *scale_mul, const ts_attention *a, void *scratch)
+static ts_status cached(ts_stream *s, void *out, void *cache_k, void *cache_v, const float *qkv, const float *scale_mul,
+                        const ts_attention *a, void *scratch, int tiles)
 {
     const int64_t C = a->H * a->c;
     if (a->pos < 0 || a->pos + a->T > a->T_max)
@@ -404,8 +358,20 @@ ts_status attention_cached_cpu(ts_stream *s, void *out, void *cache_k, void *cac
                     .kv_token = C,
                     .keys = a->pos + a->T,
                     .out = out };
-    forward(s, &j, scratch);
+    forward(s, &j, scratch, tiles);
     return TS_OK;
+}
+
+ts_status attention_cached_cpu(ts_stream *s, void *out, void *cache_k, void *cache_v, const float *qkv,
+                               const float *scale_mul, const ts_attention *a, void *scratch)
+{
+    return cached(s, out, cache_k, cache_v, qkv, scale_mul, a, scratch, attention_tile_fits(a) && tile_unit());
+}
+
+ts_status attention_cached_tile(ts_stream *s, void *out, void *cache_k, void *cache_v, const float *qkv,
+                                const float *scale_mul, const ts_attention *a, void *scratch)
+{
+    return cached(s, out, cache_k, cache_v, qkv, scale_mul, a, scratch, 1);
 }
 
 /* Probabilities (into s) and gradients (into ds, from dp) of the scores of one query, which sees n keys of its block's
