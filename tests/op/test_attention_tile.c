@@ -107,7 +107,7 @@ static uint16_t *masked(const ts_backend *be, ts_stream *s, const problem *x, in
     ts_stream *on;
     t_buf *out = t_out(be, s, x->a.B * x->a.T * x->C, 2);
     T_OK(be->stream_new(&on, 0, threads));
-    t_buf *scratch = t_out(be, s, (int64_t)be->attention_scratch(on, &x->a, 0) + 1, 1);
+    t_buf *scratch = t_out(be, s, (int64_t)attention_tile_scratch(on, &x->a, x->a.T), 1);
     T_OK(attention_fwd_tile(on, out->dev, NULL, x->qkv, x->mul, x->end, &x->a, scratch->dev));
     be->stream_free(on);
     t_down(out);
@@ -129,7 +129,7 @@ static uint16_t *cached(const ts_backend *be, ts_stream *s, const problem *x, co
         for (int64_t b = 0; b < p->B; b++)
             memcpy(part + b * a.T * 3 * C, x->qkv + (b * T + a.pos) * 3 * C, (size_t)(a.T * 3 * C) * sizeof *part);
         t_buf *out = t_out(be, s, p->B * a.T * C, 2);
-        t_buf *scratch = t_out(be, s, (int64_t)be->attention_scratch(s, &a, 0) + 1, 1);
+        t_buf *scratch = t_out(be, s, (int64_t)attention_tile_scratch(s, &a, room), 1);
         T_OK(attention_cached_tile(s, out->dev, k->dev, v->dev, T_INF(part, p->B * a.T * 3 * C)->dev, x->mul, &a, scratch->dev));
         t_down(out);
         t_down(scratch);
