@@ -132,6 +132,18 @@ static void worst(const char *what, double err, int64_t at, double got, double w
                   what, err, scale, (long long)at, got, want, tol);
 }
 
+double t_bf16(double x)
+{
+    int e;
+    const double m = frexp(x, &e); /* 8 significant bits */
+    return ldexp(rint(ldexp(m, 8)), e - 8);
+}
+
+double t_sum_tolerance(int64_t n)
+{
+    return 4 * sqrt((double)n + 4) * 0x1p-24;
+}
+
 void t_close(const char *what, const float *got, const double *want, int64_t n, double tol)
 {
     double scale = 1e-30, err = 0;

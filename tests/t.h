@@ -47,6 +47,13 @@ int t_run(Suite *u); /* 0 only if at least one test ran and none failed */
 void t_close(const char *what, const float *got, const double *want, int64_t n, double tol);
 void t_closef(const char *what, const float *got, const float *want, int64_t n, double tol);
 
+/* x rounded to bfloat16, to nearest even, by another way than the kernels'. */
+double t_bf16(double x);
+
+/* How far float32 sums of n products of normals may be off: rounding errors, 2^-24 each, add up like a random walk. The factor 4
+ * is for the largest of many outputs. Products of bfloat16 are exact in float32, so the bound is the same. */
+double t_sum_tolerance(int64_t n);
+
 /* A buffer on a backend, with a host copy. Outputs are poisoned with NaN (bytes 0xff) and stand between guard words
  * that t_down checks. All buffers of a test are freed after it. */
 typedef struct t_buf {

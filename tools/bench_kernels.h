@@ -63,6 +63,16 @@ struct kernel {
     double (*error)(const kernel *k, float *const *x);
 };
 
+/* Buffer i of the unfused form, counted from k->aux on. */
+static inline float *aux(const kernel *k, int i)
+{
+    return k->p[k->aux + i];
+}
+static inline int32_t *aux_ints(const kernel *k, int i)
+{
+    return (int32_t *)(void *)aux(k, i);
+}
+
 /* A buffer of n floats on the device; returns its number. A failure shows in *st. */
 int kernel_buffer(kernel *k, ts_device *d, ts_status *st, kernel_role role, int64_t n);
 /* The same for n whole numbers 0..below-1. */

@@ -17,11 +17,6 @@ enum {
     DOUT, SLOPES, SUMS, ONES, WORK, PER_HEAD, ATTENTION_BUFFERS
 };
 
-static float *at(const kernel *k, int i)
-{
-    return k->p[k->aux + i];
-}
-
 static int normalised(const kernel *k)
 {
     return k->u.attention.scale == 1;
@@ -46,17 +41,17 @@ static int64_t head_of_keys(const ts_attention *a)
 
 static const float *queries(const kernel *k)
 {
-    return at(k, normalised(k) ? QUERIES : Q);
+    return aux(k, normalised(k) ? QUERIES : Q);
 }
 
 static const float *keys(const kernel *k)
 {
-    return at(k, cached(&k->u.attention) ? CACHE_K : normalised(k) ? UNIT_K : K);
+    return aux(k, cached(&k->u.attention) ? CACHE_K : normalised(k) ? UNIT_K : K);
 }
 
 static const float *values(const kernel *k)
 {
-    return at(k, cached(&k->u.attention) ? CACHE_V : V);
+    return aux(k, cached(&k->u.attention) ? CACHE_V : V);
 }
 
 /* Of scores; its backward makes the products with weights. */
@@ -108,11 +103,11 @@ static ts_status normalise(kernel *k)
 {
     const ts_attention *a = &k->u.attention;
     const int64_t heads = a->B * a->H, n = heads * a->T * a->c;
-    TS_TRY(over_lengths(k, at(k, UNIT_Q), at(k, LENGTHS_Q), at(k, Q)));
-    TS_TRY(over_lengths(k, at(k, UNIT_K), at(k, LENGTHS_K), at(k, K)));
-    TS_TRY(kernel_map(k, at(k, FACTORS), at(k, SCALE_MUL), TS_STEP_MIN, at(k, LARGEST), heads, heads, 1));
-    TS_TRY(kernel_map(k, at(k, FACTORS), at(k, FACTORS), TS_STEP_EXP, NULL, heads, heads, 1));
-    return kernel_map(k, at(k, QUERIES), at(k, UNIT_Q), TS_STEP_MUL, at(k, FACTORS), n, a->T * a->c, 1);
+    TS_TRY(over_lengths(k, aux(k, UNIT_Q), aux(k, LENGTHS_Q), aux(k, Q)));
+    TS_TRY(over_lengths(k, aux(k, UNIT_K), aux(k, LENGTHS_K), aux(k, K)));
+    TS_TRY(kernel_map(k, aux(k, FACTORS), aux(k, SCALE_MUL), TS_STEP_MIN, aux(k, LARGEST), heads, heads, 1));
+    TS_TRY(kernel_map(k, aux(k, FACTORS), aux(k, FACTORS), TS_STEP_EXP, NULL, heads, heads, 1));
+    return kernel_map(k, aux(k, QUERIES), aux(k, UNIT_Q), TS_STEP_MUL, aux(k, FACTORS), n, a->T * a->c, 1);
 }
 
 /* New keys and values go into the cache. */
@@ -120,11 +115,11 @@ static ts_status append(kernel *k)
 {
     const ts_attention *a = &k->u.attention;
     const int64_t Tc = a->T * a->c, to = head_of_keys(a);
-    const float *new_keys = at(k, normalised(k) ? UNIT_K : K);
+    const float *new_keys = aux(k, normalised(k) ? UNIT_K : K);
     for (int64_t i = 0; i < a->B * a->H; i++) {
         const int64_t from = i * to + a->pos * a->c;
-        TS_TRY(k->be->copy(k->s, at(k, CACHE_K) + from, new_keys + i * Tc, sizeof(float) * (size_t)Tc));
-        TS_TRY(k->be->copy(k->s, at(k, CACHE_V) + from, at(k, V) + i * Tc, sizeof(float) * (size_t)Tc));
+        TS_TRY(k->be->copy(k->s, aux(k, CACHE_K) + from, new_keys + i * Tc, sizeof(float) * (size_t)Tc));
+        TS_TRY(k->be->copy(k->s, aux(k, CACHE_V) + from, aux(k, V) + i * Tc, sizeof(float) * (size_t)Tc));
     }
     return TS_OK;
 }
@@ -137,9 +132,9 @@ static ts_status weights(kernel *k)
     if (normalised(k)) TS_TRY(normalise(k));
     if (cached(a)) TS_TRY(append(k));
     for (int64_t i = 0; i < heads; i++)
-        TS_TRY(k->be->linear_fwd(k->s, at(k, SCORES) + i * TS, queries(k) + i * Tc, keys(k) + i * head_of_keys(a), NULL, &l, at(k, ROOM)));
-    if (!normalised(k)) TS_TRY(kernel_map(k, at(k, SCORES), at(k, SCORES), TS_STEP_MUL, at(k, SCALE), N, N, 1));
-    return k->be->step_rows(k->s, at(k, WEIGHTS), at(k, SCORES), NULL, TS_STEP_SOFTMAX, NULL, heads * a->T, seen(a));
+        TS_TRY(k->be->linear_fwd(k->s, aux(k, SCORES) + i * TS, queries(k) + i * Tc, keys(k) + i * head_of_keys(a), NULL, &l, aux(k, ROOM)));
+    if (!normalised(k)) TS_TRY(kernel_map(k, aux(k, SCORES), aux(k, SCORES), TS_STEP_MUL, aux(k, SCALE), N, N, 1));
+    return k->be->step_rows(k->s, aux(k, WEIGHTS), aux(k, SCORES), NULL, TS_STEP_SOFTMAX, NULL, heads * a->T, seen(a));
 }
 
 static ts_status attention_in_steps(kernel *k)
@@ -149,8 +144,8 @@ static ts_status attention_in_steps(kernel *k)
     const int64_t Tc = a->T * a->c, TS = a->T * seen(a);
     TS_TRY(weights(k));
     for (int64_t i = 0; i < a->B * a->H; i++)
-        TS_TRY(k->be->linear_bwd(k->s, k->p[0] + i * Tc, NULL, NULL, at(k, WEIGHTS) + i * TS, queries(k) + i * Tc,
-                                 values(k) + i * head_of_keys(a), &l, at(k, ROOM)));
+        TS_TRY(k->be->linear_bwd(k->s, k->p[0] + i * Tc, NULL, NULL, aux(k, WEIGHTS) + i * TS, queries(k) + i * Tc,
+                                 values(k) + i * head_of_keys(a), &l, aux(k, ROOM)));
     return TS_OK;
 }
 
@@ -162,11 +157,11 @@ static ts_status score_slopes(kernel *k)
     const ts_attention *a = &k->u.attention;
     const int64_t rows = a->B * a->H * a->T, N = rows * a->T;
     const ts_linear sum = sums_of(rows, a->T);
-    TS_TRY(kernel_map(k, at(k, SCORES), at(k, WEIGHTS), TS_STEP_MUL, at(k, SLOPES), N, 1, a->T));
-    TS_TRY(k->be->linear_fwd(k->s, at(k, SUMS), at(k, SCORES), at(k, ONES), NULL, &sum, at(k, ROOM)));
-    TS_TRY(kernel_map(k, at(k, SLOPES), at(k, SLOPES), TS_STEP_SUB, at(k, SUMS), N, a->T, 1));
-    TS_TRY(kernel_map(k, at(k, SLOPES), at(k, SLOPES), TS_STEP_MUL, at(k, WEIGHTS), N, 1, a->T));
-    return normalised(k) ? TS_OK : kernel_map(k, at(k, SLOPES), at(k, SLOPES), TS_STEP_MUL, at(k, SCALE), N, N, 1);
+    TS_TRY(kernel_map(k, aux(k, SCORES), aux(k, WEIGHTS), TS_STEP_MUL, aux(k, SLOPES), N, 1, a->T));
+    TS_TRY(k->be->linear_fwd(k->s, aux(k, SUMS), aux(k, SCORES), aux(k, ONES), NULL, &sum, aux(k, ROOM)));
+    TS_TRY(kernel_map(k, aux(k, SLOPES), aux(k, SLOPES), TS_STEP_SUB, aux(k, SUMS), N, a->T, 1));
+    TS_TRY(kernel_map(k, aux(k, SLOPES), aux(k, SLOPES), TS_STEP_MUL, aux(k, WEIGHTS), N, 1, a->T));
+    return normalised(k) ? TS_OK : kernel_map(k, aux(k, SLOPES), aux(k, SLOPES), TS_STEP_MUL, aux(k, SCALE), N, N, 1);
 }
 
 /* d = the gradient of x, from d, that of unit = x over its length. SUMS: of d times unit. */
@@ -175,10 +170,10 @@ static ts_status back_through_lengths(kernel *k, float *d, const float *unit, co
     const ts_attention *a = &k->u.attention;
     const int64_t rows = a->B * a->H * a->T, n = rows * a->c;
     const ts_linear sum = sums_of(rows, a->c);
-    float *work = at(k, WORK);
+    float *work = aux(k, WORK);
     TS_TRY(kernel_map(k, work, d, TS_STEP_MUL, unit, n, 1, a->c));
-    TS_TRY(k->be->linear_fwd(k->s, at(k, SUMS), work, at(k, ONES), NULL, &sum, at(k, ROOM)));
-    TS_TRY(kernel_map(k, work, unit, TS_STEP_MUL, at(k, SUMS), n, a->c, 1));
+    TS_TRY(k->be->linear_fwd(k->s, aux(k, SUMS), work, aux(k, ONES), NULL, &sum, aux(k, ROOM)));
+    TS_TRY(kernel_map(k, work, unit, TS_STEP_MUL, aux(k, SUMS), n, a->c, 1));
     TS_TRY(kernel_map(k, d, d, TS_STEP_SUB, work, n, 1, a->c));
     return kernel_map(k, d, d, TS_STEP_DIV, lengths, n, a->c, 1);
 }
@@ -188,11 +183,11 @@ static ts_status normalise_back(kernel *k, float *dq, float *dk)
     const ts_attention *a = &k->u.attention;
     const int64_t heads = a->B * a->H;
     const ts_linear sum = sums_of(heads, a->T);
-    TS_TRY(kernel_map(k, dq, dq, TS_STEP_MUL, at(k, FACTORS), heads * a->T * a->c, a->T * a->c, 1));
-    TS_TRY(back_through_lengths(k, dk, at(k, UNIT_K), at(k, LENGTHS_K)));
-    TS_TRY(back_through_lengths(k, dq, at(k, UNIT_Q), at(k, LENGTHS_Q)));
-    TS_TRY(k->be->linear_fwd(k->s, at(k, PER_HEAD), at(k, SUMS), at(k, ONES), NULL, &sum, at(k, ROOM)));
-    return k->be->sum_rows(k->s, k->p[1], at(k, PER_HEAD), a->B, 1, a->H);
+    TS_TRY(kernel_map(k, dq, dq, TS_STEP_MUL, aux(k, FACTORS), heads * a->T * a->c, a->T * a->c, 1));
+    TS_TRY(back_through_lengths(k, dk, aux(k, UNIT_K), aux(k, LENGTHS_K)));
+    TS_TRY(back_through_lengths(k, dq, aux(k, UNIT_Q), aux(k, LENGTHS_Q)));
+    TS_TRY(k->be->linear_fwd(k->s, aux(k, PER_HEAD), aux(k, SUMS), aux(k, ONES), NULL, &sum, aux(k, ROOM)));
+    return k->be->sum_rows(k->s, k->p[1], aux(k, PER_HEAD), a->B, 1, a->H);
 }
 
 static ts_status attention_back_in_steps(kernel *k)
@@ -204,14 +199,14 @@ static ts_status attention_back_in_steps(kernel *k)
     TS_TRY(weights(k));
     TS_TRY(k->be->zero(k->s, dk, sizeof *dk * (size_t)(2 * heads * Tc)));
     for (int64_t i = 0; i < heads; i++) {
-        const float *dout = at(k, DOUT) + i * Tc, *v = at(k, V) + i * Tc;
-        TS_TRY(k->be->linear_fwd(k->s, at(k, SLOPES) + i * TT, dout, v, NULL, &l, at(k, ROOM)));
-        TS_TRY(k->be->linear_bwd(k->s, NULL, dv + i * Tc, NULL, at(k, WEIGHTS) + i * TT, dout, v, &l, at(k, ROOM)));
+        const float *dout = aux(k, DOUT) + i * Tc, *v = aux(k, V) + i * Tc;
+        TS_TRY(k->be->linear_fwd(k->s, aux(k, SLOPES) + i * TT, dout, v, NULL, &l, aux(k, ROOM)));
+        TS_TRY(k->be->linear_bwd(k->s, NULL, dv + i * Tc, NULL, aux(k, WEIGHTS) + i * TT, dout, v, &l, aux(k, ROOM)));
     }
     TS_TRY(score_slopes(k));
     for (int64_t i = 0; i < heads; i++)
-        TS_TRY(k->be->linear_bwd(k->s, dq + i * Tc, dk + i * Tc, NULL, at(k, SLOPES) + i * TT, queries(k) + i * Tc, keys(k) + i * Tc, &l,
-                                 at(k, ROOM)));
+        TS_TRY(k->be->linear_bwd(k->s, dq + i * Tc, dk + i * Tc, NULL, aux(k, SLOPES) + i * TT, queries(k) + i * Tc, keys(k) + i * Tc, &l,
+                                 aux(k, ROOM)));
     return normalised(k) ? normalise_back(k, dq, dk) : TS_OK;
 }
 
@@ -227,7 +222,7 @@ static ts_status split_buffer(kernel *k, int to, int i, int64_t T, int64_t parts
     if (st == TS_OK) st = k->be->download(k->s, x, k->p[i], sizeof *x * (size_t)n);
     if (st == TS_OK) split_heads(y, x, a, T, parts, 0);
     for (int64_t part = 0; part < parts && st == TS_OK; part++)
-        st = k->be->upload(k->s, at(k, to + (int)part), y + part * (n / parts), sizeof *y * (size_t)(n / parts));
+        st = k->be->upload(k->s, aux(k, to + (int)part), y + part * (n / parts), sizeof *y * (size_t)(n / parts));
     free(x);
     free(y);
     return st;
@@ -243,13 +238,13 @@ static ts_status fill_buffers(kernel *k, const attention_buffers *in)
     const ts_attention *a = &k->u.attention;
     const float one = 1, largest = logf(100);
     TS_TRY(split_buffer(k, Q, in->qkv, a->T, 3));
-    TS_TRY(k->be->upload(k->s, at(k, SCALE), &a->scale, sizeof a->scale));
-    TS_TRY(k->be->upload(k->s, at(k, LARGEST), &largest, sizeof largest));
+    TS_TRY(k->be->upload(k->s, aux(k, SCALE), &a->scale, sizeof a->scale));
+    TS_TRY(k->be->upload(k->s, aux(k, LARGEST), &largest, sizeof largest));
     for (int64_t b = 0; in->scale_mul && b < a->B; b++)
-        TS_TRY(k->be->copy(k->s, at(k, SCALE_MUL) + b * a->H, k->p[in->scale_mul], sizeof(float) * (size_t)a->H));
+        TS_TRY(k->be->copy(k->s, aux(k, SCALE_MUL) + b * a->H, k->p[in->scale_mul], sizeof(float) * (size_t)a->H));
     for (int i = 0; in->cache && i < 2; i++) TS_TRY(split_buffer(k, CACHE_K + i, in->cache + i, a->T_max, 1));
     if (!in->dout) return TS_OK;
-    for (int64_t t = 0; t < larger(a->T, a->c); t++) TS_TRY(k->be->upload(k->s, at(k, ONES) + t, &one, sizeof one));
+    for (int64_t t = 0; t < larger(a->T, a->c); t++) TS_TRY(k->be->upload(k->s, aux(k, ONES) + t, &one, sizeof one));
     return split_buffer(k, DOUT, in->dout, a->T, 1);
 }
 

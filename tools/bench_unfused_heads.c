@@ -4,16 +4,6 @@
 
 #include "tools/bench_kernels.h"
 
-static float *at(const kernel *k, int i)
-{
-    return k->p[k->aux + i];
-}
-
-static int32_t *ints(const kernel *k, int i)
-{
-    return (int32_t *)(void *)at(k, i);
-}
-
 /* --- digit head: embedding, bias, activation, product, softmax and loss, digit by digit --- */
 
 /* c is that of a digit (K,L), digit after digit; DIGITS (D,N) and SCALES (N) are whole numbers. */
@@ -29,22 +19,22 @@ static ts_status one_digit(kernel *k, int i)
     const ts_digit_head *h = &k->head;
     const int64_t N = k->N, M = h->M, L = h->level[i];
     const ts_linear l = logits_of(k, i);
-    const int32_t *digit = ints(k, DIGITS) + i * N;
-    TS_TRY(kernel_map(k, at(k, HIDDEN), at(k, SUM), TS_STEP_ADD, k->digits.b + i * M, N * M, N, M));
-    TS_TRY(kernel_map(k, at(k, HIDDEN), at(k, HIDDEN), TS_STEP_RELU, NULL, N * M, N, M));
-    TS_TRY(k->be->linear_fwd(k->s, at(k, LOGITS), at(k, HIDDEN), k->digits.W + h->off[i] * M, NULL, &l, at(k, ROOM)));
-    TS_TRY(k->be->embedding_fwd(k->s, at(k, BIAS_OF_SCALE), at(k, BIASES) + h->K * h->off[i], ints(k, SCALES), N, L));
-    TS_TRY(k->be->add(k->s, at(k, LOGITS), at(k, LOGITS), at(k, BIAS_OF_SCALE), N * L));
-    TS_TRY(k->be->step_rows(k->s, at(k, CHANCES), at(k, LOGITS), NULL, TS_STEP_SOFTMAX, NULL, N, L));
-    TS_TRY(k->be->step_rows(k->s, k->p[0] + i * N, at(k, CHANCES), digit, TS_STEP_LOSS, NULL, N, L));
+    const int32_t *digit = aux_ints(k, DIGITS) + i * N;
+    TS_TRY(kernel_map(k, aux(k, HIDDEN), aux(k, SUM), TS_STEP_ADD, k->digits.b + i * M, N * M, N, M));
+    TS_TRY(kernel_map(k, aux(k, HIDDEN), aux(k, HIDDEN), TS_STEP_RELU, NULL, N * M, N, M));
+    TS_TRY(k->be->linear_fwd(k->s, aux(k, LOGITS), aux(k, HIDDEN), k->digits.W + h->off[i] * M, NULL, &l, aux(k, ROOM)));
+    TS_TRY(k->be->embedding_fwd(k->s, aux(k, BIAS_OF_SCALE), aux(k, BIASES) + h->K * h->off[i], aux_ints(k, SCALES), N, L));
+    TS_TRY(k->be->add(k->s, aux(k, LOGITS), aux(k, LOGITS), aux(k, BIAS_OF_SCALE), N * L));
+    TS_TRY(k->be->step_rows(k->s, aux(k, CHANCES), aux(k, LOGITS), NULL, TS_STEP_SOFTMAX, NULL, N, L));
+    TS_TRY(k->be->step_rows(k->s, k->p[0] + i * N, aux(k, CHANCES), digit, TS_STEP_LOSS, NULL, N, L));
     if (i == h->D - 1) return TS_OK;
-    TS_TRY(k->be->embedding_fwd(k->s, at(k, HIDDEN), k->digits.E + h->off[i] * M, digit, N, M));
-    return k->be->add(k->s, at(k, SUM), at(k, SUM), at(k, HIDDEN), N * M);
+    TS_TRY(k->be->embedding_fwd(k->s, aux(k, HIDDEN), k->digits.E + h->off[i] * M, digit, N, M));
+    return k->be->add(k->s, aux(k, SUM), aux(k, SUM), aux(k, HIDDEN), N * M);
 }
 
 static ts_status digit_by_digit(kernel *k)
 {
-    TS_TRY(k->be->copy(k->s, at(k, SUM), k->p[1], sizeof(float) * (size_t)k->count[1]));
+    TS_TRY(k->be->copy(k->s, aux(k, SUM), k->p[1], sizeof(float) * (size_t)k->count[1]));
     for (int i = 0; i < k->head.D; i++) TS_TRY(one_digit(k, i));
     return TS_OK;
 }
@@ -70,15 +60,15 @@ static ts_status split_digits(kernel *k, int32_t *codes, float *biases)
     float *by_digit = biases + all;
     TS_TRY(k->be->download(k->s, codes, k->p[2], sizeof *codes * (size_t)N));
     for (int64_t n = 0; n < h->D * N; n++) digit[n] = codes[n % N] / h->basis[n / N] % h->level[n / N];
-    TS_TRY(k->be->upload(k->s, at(k, DIGITS), digit, sizeof *digit * (size_t)(h->D * N)));
+    TS_TRY(k->be->upload(k->s, aux(k, DIGITS), digit, sizeof *digit * (size_t)(h->D * N)));
     TS_TRY(k->be->download(k->s, codes, k->p[3], sizeof *codes * (size_t)T));
     for (int64_t n = T; n < N; n++) codes[n] = codes[n % T];
-    TS_TRY(k->be->upload(k->s, at(k, SCALES), codes, sizeof *codes * (size_t)N));
+    TS_TRY(k->be->upload(k->s, aux(k, SCALES), codes, sizeof *codes * (size_t)N));
     TS_TRY(k->be->download(k->s, biases, k->digits.c, sizeof *biases * (size_t)all));
     for (int i = 0; i < h->D; i++)
         for (int64_t j = 0; j < (int64_t)h->K * h->level[i]; j++)
             by_digit[h->K * h->off[i] + j] = biases[j / h->level[i] * h->sum_L + h->off[i] + j % h->level[i]];
-    return k->be->upload(k->s, at(k, BIASES), by_digit, sizeof *by_digit * (size_t)all);
+    return k->be->upload(k->s, aux(k, BIASES), by_digit, sizeof *by_digit * (size_t)all);
 }
 
 void unfused_digit_head(kernel *k, ts_device *d, ts_status *st)
@@ -120,25 +110,25 @@ static ts_status one_scale(kernel *k, int scale)
     const int64_t n = k->count[0];
     const ts_resample area = { k->B, q->D, p->h, p->w, side, side };
     const ts_linear l = distances_of(k, side);
-    const float *codebook = k->p[4], *z = side < p->h ? at(k, Z) : at(k, REST);
-    if (side < p->h) TS_TRY(k->be->area_fwd(k->s, at(k, Z), at(k, REST), &area));
-    TS_TRY(k->be->linear_fwd(k->s, at(k, DISTANCES), z, codebook, at(k, HALVES), &l, at(k, PRODUCT_ROOM)));
-    TS_TRY(k->be->step_rows(k->s, at(k, INDEX), at(k, DISTANCES), NULL, TS_STEP_ARGMAX, NULL, l.N, q->V));
-    TS_TRY(k->be->embedding_fwd(k->s, at(k, CODE), codebook, ints(k, INDEX), l.N, q->D));
-    TS_TRY(k->be->zero(k->s, at(k, ADDED), sizeof(float) * (size_t)n));
-    TS_TRY(k->be->pyramid_add(k->s, at(k, ADDED), NULL, at(k, CODE), &k->phi, p, q->D, scale, k->B, at(k, PYRAMID_ROOM)));
-    TS_TRY(k->be->add(k->s, k->p[0], k->p[0], at(k, ADDED), n));
-    return kernel_map(k, at(k, REST), at(k, REST), TS_STEP_SUB, at(k, ADDED), n, 1, q->D);
+    const float *codebook = k->p[4], *z = side < p->h ? aux(k, Z) : aux(k, REST);
+    if (side < p->h) TS_TRY(k->be->area_fwd(k->s, aux(k, Z), aux(k, REST), &area));
+    TS_TRY(k->be->linear_fwd(k->s, aux(k, DISTANCES), z, codebook, aux(k, HALVES), &l, aux(k, PRODUCT_ROOM)));
+    TS_TRY(k->be->step_rows(k->s, aux(k, INDEX), aux(k, DISTANCES), NULL, TS_STEP_ARGMAX, NULL, l.N, q->V));
+    TS_TRY(k->be->embedding_fwd(k->s, aux(k, CODE), codebook, aux_ints(k, INDEX), l.N, q->D));
+    TS_TRY(k->be->zero(k->s, aux(k, ADDED), sizeof(float) * (size_t)n));
+    TS_TRY(k->be->pyramid_add(k->s, aux(k, ADDED), NULL, aux(k, CODE), &k->phi, p, q->D, scale, k->B, aux(k, PYRAMID_ROOM)));
+    TS_TRY(k->be->add(k->s, k->p[0], k->p[0], aux(k, ADDED), n));
+    return kernel_map(k, aux(k, REST), aux(k, REST), TS_STEP_SUB, aux(k, ADDED), n, 1, q->D);
 }
 
 static ts_status scale_by_scale(kernel *k)
 {
     const ts_residual_vq *q = &k->u.rvq;
     const ts_linear halves = { q->V, q->D, 1, TS_MATH_F32, TS_F32 };
-    TS_TRY(kernel_map(k, at(k, SQUARES), k->p[4], TS_STEP_MUL, k->p[4], (int64_t)q->V * q->D, 1, q->D));
-    TS_TRY(k->be->linear_fwd(k->s, at(k, HALVES), at(k, SQUARES), at(k, MINUS_HALF), NULL, &halves, at(k, PRODUCT_ROOM)));
+    TS_TRY(kernel_map(k, aux(k, SQUARES), k->p[4], TS_STEP_MUL, k->p[4], (int64_t)q->V * q->D, 1, q->D));
+    TS_TRY(k->be->linear_fwd(k->s, aux(k, HALVES), aux(k, SQUARES), aux(k, MINUS_HALF), NULL, &halves, aux(k, PRODUCT_ROOM)));
     TS_TRY(k->be->zero(k->s, k->p[0], sizeof(float) * (size_t)k->count[0]));
-    TS_TRY(k->be->copy(k->s, at(k, REST), k->p[3], sizeof(float) * (size_t)k->count[0]));
+    TS_TRY(k->be->copy(k->s, aux(k, REST), k->p[3], sizeof(float) * (size_t)k->count[0]));
     for (int scale = 0; scale < q->p.K; scale++) TS_TRY(one_scale(k, scale));
     return TS_OK;
 }

@@ -1,16 +1,6 @@
 /* bench_unfused_sample.c - what sampling is compared with: as bench_unfused.c. Contract: bench_kernels.h. */
 #include "tools/bench_kernels.h"
 
-static float *at(const kernel *k, int i)
-{
-    return k->p[k->aux + i];
-}
-
-static int32_t *ints(const kernel *k, int i)
-{
-    return (int32_t *)(void *)at(k, i);
-}
-
 /* --- guidance, temperature, top-k, top-p --- */
 
 /* Buffers from k->aux on, of all three. GUIDE: the two factors of guidance and the temperature. */
@@ -19,11 +9,11 @@ enum { MIXED, KEPT, GUIDE, OTHERS };
 /* MIXED = N logits, guided, over the temperature. */
 static ts_status mix(kernel *k, const float *logits, int64_t N)
 {
-    const float *guide = at(k, GUIDE);
-    TS_TRY(kernel_map(k, at(k, MIXED), logits, TS_STEP_MUL, guide, N, N, 1));
-    TS_TRY(kernel_map(k, at(k, KEPT), logits + N, TS_STEP_MUL, guide + 1, N, N, 1));
-    TS_TRY(kernel_map(k, at(k, MIXED), at(k, MIXED), TS_STEP_SUB, at(k, KEPT), N, 1, N));
-    return kernel_map(k, at(k, MIXED), at(k, MIXED), TS_STEP_DIV, guide + 2, N, N, 1);
+    const float *guide = aux(k, GUIDE);
+    TS_TRY(kernel_map(k, aux(k, MIXED), logits, TS_STEP_MUL, guide, N, N, 1));
+    TS_TRY(kernel_map(k, aux(k, KEPT), logits + N, TS_STEP_MUL, guide + 1, N, N, 1));
+    TS_TRY(kernel_map(k, aux(k, MIXED), aux(k, MIXED), TS_STEP_SUB, aux(k, KEPT), N, 1, N));
+    return kernel_map(k, aux(k, MIXED), aux(k, MIXED), TS_STEP_DIV, guide + 2, N, N, 1);
 }
 
 /* MIXED = what of the logits may be drawn. */
@@ -32,8 +22,8 @@ static ts_status mix_and_cut(kernel *k)
     const ts_sample *a = &k->u.sample;
     const int64_t rows = a->B * a->t;
     TS_TRY(mix(k, k->p[1], rows * a->V));
-    TS_TRY(k->be->step_rows(k->s, at(k, KEPT), at(k, MIXED), NULL, TS_STEP_TOP_K, a, rows, a->V));
-    return k->be->step_rows(k->s, at(k, MIXED), at(k, KEPT), NULL, TS_STEP_TOP_P, a, rows, a->V);
+    TS_TRY(k->be->step_rows(k->s, aux(k, KEPT), aux(k, MIXED), NULL, TS_STEP_TOP_K, a, rows, a->V));
+    return k->be->step_rows(k->s, aux(k, MIXED), aux(k, KEPT), NULL, TS_STEP_TOP_P, a, rows, a->V);
 }
 
 /* The buffers of mix, for N logits. */
@@ -53,7 +43,7 @@ static ts_status sample_in_steps(kernel *k)
 {
     const ts_sample *a = &k->u.sample;
     TS_TRY(mix_and_cut(k));
-    return k->be->step_rows(k->s, k->p[0], at(k, MIXED), NULL, TS_STEP_DRAW, a, a->B * a->t, a->V);
+    return k->be->step_rows(k->s, k->p[0], aux(k, MIXED), NULL, TS_STEP_DRAW, a, a->B * a->t, a->V);
 }
 
 void unfused_sample(kernel *k, ts_device *d, ts_status *st)
@@ -78,11 +68,11 @@ static ts_status smooth_in_steps(kernel *k)
     const ts_linear mean = mean_of(k);
     const int64_t rows = mean.N, N = rows * a->V;
     TS_TRY(mix_and_cut(k));
-    TS_TRY(kernel_map(k, at(k, KEPT), at(k, MIXED), TS_STEP_MUL, at(k, SHARPEN), N, N, 1));
-    TS_TRY(k->be->step_rows(k->s, at(k, MIXED), at(k, KEPT), NULL, TS_STEP_NOISE, a, rows, a->V));
-    TS_TRY(kernel_map(k, at(k, MIXED), at(k, MIXED), TS_STEP_DIV, at(k, TAU), N, N, 1));
-    TS_TRY(k->be->step_rows(k->s, at(k, KEPT), at(k, MIXED), NULL, TS_STEP_SOFTMAX, NULL, rows, a->V));
-    return k->be->linear_bwd(k->s, k->p[0], NULL, NULL, at(k, KEPT), NULL, k->p[2], &mean, at(k, PRODUCT_ROOM));
+    TS_TRY(kernel_map(k, aux(k, KEPT), aux(k, MIXED), TS_STEP_MUL, aux(k, SHARPEN), N, N, 1));
+    TS_TRY(k->be->step_rows(k->s, aux(k, MIXED), aux(k, KEPT), NULL, TS_STEP_NOISE, a, rows, a->V));
+    TS_TRY(kernel_map(k, aux(k, MIXED), aux(k, MIXED), TS_STEP_DIV, aux(k, TAU), N, N, 1));
+    TS_TRY(k->be->step_rows(k->s, aux(k, KEPT), aux(k, MIXED), NULL, TS_STEP_SOFTMAX, NULL, rows, a->V));
+    return k->be->linear_bwd(k->s, k->p[0], NULL, NULL, aux(k, KEPT), NULL, k->p[2], &mean, aux(k, PRODUCT_ROOM));
 }
 
 void unfused_sample_smooth(kernel *k, ts_device *d, ts_status *st)
@@ -113,11 +103,11 @@ static ts_status draw_digit(kernel *k, int i)
     const ts_linear l = logits_of(k, i);
     const int64_t N = l.N / 2, M = h->M;
     const float *bias = k->digits.c + KERNEL_SCALE * h->sum_L + h->off[i];
-    TS_TRY(kernel_map(k, at(k, HIDDEN), at(k, SUM), TS_STEP_ADD, k->digits.b + i * M, l.N * M, l.N, M));
-    TS_TRY(kernel_map(k, at(k, HIDDEN), at(k, HIDDEN), TS_STEP_RELU, NULL, l.N * M, l.N, M));
-    TS_TRY(k->be->linear_fwd(k->s, at(k, LOGITS), at(k, HIDDEN), k->digits.W + h->off[i] * M, bias, &l, at(k, DIGIT_ROOM)));
-    TS_TRY(mix(k, at(k, LOGITS), N * l.O));
-    return k->be->step_rows(k->s, at(k, DRAWN), at(k, MIXED), ints(k, STAGES) + i * N, TS_STEP_DRAW, &k->u.sample, N, l.O);
+    TS_TRY(kernel_map(k, aux(k, HIDDEN), aux(k, SUM), TS_STEP_ADD, k->digits.b + i * M, l.N * M, l.N, M));
+    TS_TRY(kernel_map(k, aux(k, HIDDEN), aux(k, HIDDEN), TS_STEP_RELU, NULL, l.N * M, l.N, M));
+    TS_TRY(k->be->linear_fwd(k->s, aux(k, LOGITS), aux(k, HIDDEN), k->digits.W + h->off[i] * M, bias, &l, aux(k, DIGIT_ROOM)));
+    TS_TRY(mix(k, aux(k, LOGITS), N * l.O));
+    return k->be->step_rows(k->s, aux(k, DRAWN), aux(k, MIXED), aux_ints(k, STAGES) + i * N, TS_STEP_DRAW, &k->u.sample, N, l.O);
 }
 
 /* What is drawn goes into the code and into the hidden sums of both halves, guiding and guided. */
@@ -125,25 +115,25 @@ static ts_status add_digit(kernel *k, int i)
 {
     const ts_digit_head *h = &k->head;
     const int64_t N = k->count[0], M = h->M;
-    float *guiding = at(k, SUM) + N * M;
-    TS_TRY(k->be->embedding_fwd(k->s, at(k, SHARE), at(k, SHARES) + h->off[i], ints(k, DRAWN), N, 1));
-    TS_TRY(k->be->add(k->s, at(k, CODE), at(k, CODE), at(k, SHARE), N));
+    float *guiding = aux(k, SUM) + N * M;
+    TS_TRY(k->be->embedding_fwd(k->s, aux(k, SHARE), aux(k, SHARES) + h->off[i], aux_ints(k, DRAWN), N, 1));
+    TS_TRY(k->be->add(k->s, aux(k, CODE), aux(k, CODE), aux(k, SHARE), N));
     if (i == h->D - 1) return TS_OK;
-    TS_TRY(k->be->embedding_fwd(k->s, at(k, HIDDEN), k->digits.E + h->off[i] * M, ints(k, DRAWN), N, M));
-    TS_TRY(k->be->add(k->s, at(k, SUM), at(k, SUM), at(k, HIDDEN), N * M));
-    return k->be->add(k->s, guiding, guiding, at(k, HIDDEN), N * M);
+    TS_TRY(k->be->embedding_fwd(k->s, aux(k, HIDDEN), k->digits.E + h->off[i] * M, aux_ints(k, DRAWN), N, M));
+    TS_TRY(k->be->add(k->s, aux(k, SUM), aux(k, SUM), aux(k, HIDDEN), N * M));
+    return k->be->add(k->s, guiding, guiding, aux(k, HIDDEN), N * M);
 }
 
 static ts_status draw_digit_by_digit(kernel *k)
 {
     const int64_t N = k->count[0];
-    TS_TRY(k->be->zero(k->s, at(k, CODE), sizeof(float) * (size_t)N));
-    TS_TRY(k->be->copy(k->s, at(k, SUM), k->p[1], sizeof(float) * (size_t)k->count[1]));
+    TS_TRY(k->be->zero(k->s, aux(k, CODE), sizeof(float) * (size_t)N));
+    TS_TRY(k->be->copy(k->s, aux(k, SUM), k->p[1], sizeof(float) * (size_t)k->count[1]));
     for (int i = 0; i < k->head.D; i++) {
         TS_TRY(draw_digit(k, i));
         TS_TRY(add_digit(k, i));
     }
-    return k->be->step_rows(k->s, k->p[0], at(k, CODE), NULL, TS_STEP_SUM, NULL, N, 1);
+    return k->be->step_rows(k->s, k->p[0], aux(k, CODE), NULL, TS_STEP_SUM, NULL, N, 1);
 }
 
 static ts_status fill_digits(kernel *k)
@@ -154,9 +144,9 @@ static ts_status fill_digits(kernel *k)
     for (int i = 0; i < h->D; i++) {
         const int32_t stage = 1 + i;
         for (int j = 0; j < h->level[i]; j++) share[h->off[i] + j] = (float)(j * h->basis[i]);
-        for (int64_t n = 0; n < N; n++) TS_TRY(k->be->upload(k->s, ints(k, STAGES) + i * N + n, &stage, sizeof stage));
+        for (int64_t n = 0; n < N; n++) TS_TRY(k->be->upload(k->s, aux_ints(k, STAGES) + i * N + n, &stage, sizeof stage));
     }
-    return k->be->upload(k->s, at(k, SHARES), share, sizeof *share * (size_t)h->sum_L);
+    return k->be->upload(k->s, aux(k, SHARES), share, sizeof *share * (size_t)h->sum_L);
 }
 
 void unfused_sample_digits(kernel *k, ts_device *d, ts_status *st)

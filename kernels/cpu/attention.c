@@ -137,7 +137,7 @@ static const float *load_value(const job *j, float *room, int64_t at)
 /* Packs keys and values n0..n0+VF-1 of one head. */
 static void pack_keys(const job *j, workspace *w, int64_t b, int64_t h, int64_t n0, int backward)
 {
-    const int64_t c = j->a->c, n1 = min64(n0 + VF, j->keys), head = b * j->kv_image + h * c;
+    const int64_t c = j->a->c, n1 = ts_at_most(n0 + VF, j->keys), head = b * j->kv_image + h * c;
     const float *k_rows[VF], *v_rows[VF];
     for (int64_t n = n0; n < n1; n++) {
         float *row = w->rows + (n - n0) * c;
@@ -190,7 +190,7 @@ static void sum_values(const job *j, workspace *w, int64_t t0, int64_t t1)
 {
     const int64_t c = j->a->c;
     for (int64_t t = t0; t < t1; t += TILE_ROWS) {
-        const int64_t rows = min64(TILE_ROWS, t1 - t), common = end_of(j, t);
+        const int64_t rows = ts_at_most(TILE_ROWS, t1 - t), common = end_of(j, t);
         const ts_left p = { w->s + (t - t0) * w->keys_pad, w->keys_pad, 1 };
         float *o = w->o + (t - t0) * w->c_pad;
         ts_product(o, w->c_pad, p, w->v, rows, c, 0, common, 0);
@@ -241,7 +241,7 @@ static void forward_heads(ts_stream *s, const job *j, void *scratch)
 {
     const ts_attention *a = j->a;
     const int64_t heads = a->B * a->H;
-    float *base = align(scratch);
+    float *base = ts_next_line(scratch);
     const int64_t size = workspace_size(a->c, j->keys, 0);
 
 #pragma omp parallel num_threads(s->threads)
@@ -261,7 +261,7 @@ static void forward_heads(ts_stream *s, const job *j, void *scratch)
 #pragma omp for
                 for (int64_t n = 0; n < j->keys; n += VF) pack_keys(j, &w, i / a->H, i % a->H, n, 0);
 #pragma omp for schedule(dynamic)
-                for (int64_t t = 0; t < a->T; t += SPLIT) attend(j, &w, i / a->H, i % a->H, t, min64(t + SPLIT, a->T));
+                for (int64_t t = 0; t < a->T; t += SPLIT) attend(j, &w, i / a->H, i % a->H, t, ts_at_most(t + SPLIT, a->T));
             }
         }
     }
@@ -481,7 +481,7 @@ ts_status attention_bwd_cpu(ts_stream *s, float *dqkv, float *dscale_mul, const 
                     .fwd_out = out,
                     .fwd_lse = lse,
                     .dqkv = dqkv };
-    float *part = align(scratch), *base = part + ts_round_up(heads, 16);
+    float *part = ts_next_line(scratch), *base = part + ts_round_up(heads, 16);
     const int64_t size = workspace_size(a->c, a->T, 1);
 
 #pragma omp parallel num_threads(s->threads)

@@ -3,6 +3,7 @@
 #define TS_CPU_ATTENTION_JOB_H
 
 #include "kernels/cpu/simd.h"
+#include "kernels/cpu/sizes.h"
 #include "tessera/exact.h"
 #include "tessera/op_attention.h"
 
@@ -31,13 +32,8 @@ typedef struct {
 static inline float *take(arena *at, int64_t n)
 {
     float *p = at->base ? at->base + at->used : NULL;
-    at->used += (n + 15) / 16 * 16;
+    at->used += ts_round_up(n, 16);
     return p;
-}
-
-static inline float *align(void *scratch)
-{
-    return (float *)(((uintptr_t)scratch + 63) / 64 * 64);
 }
 
 static const float SMALLEST_NORM = 1e-12f;
@@ -66,11 +62,6 @@ static inline float head_factor(const job *j, int64_t h)
 static inline int64_t end_of(const job *j, int64_t t)
 {
     return j->end ? j->end[t] : j->keys;
-}
-
-static inline int64_t min64(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
 }
 
 #endif

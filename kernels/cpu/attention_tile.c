@@ -48,7 +48,7 @@ static int64_t odd_lines(int64_t n)
 
 static workspace carve(arena *at, int64_t c, int64_t keys)
 {
-    workspace w = { .groups = (keys + GROUP - 1) / GROUP };
+    workspace w = { .groups = ts_pieces(keys, GROUP) };
     w.q_row = odd_lines(c);
     w.k = take_narrow(at, w.groups * GROUP * c);
     w.v = take_narrow(at, w.groups * GROUP * c);
@@ -324,10 +324,10 @@ static void attend_block(const job *j, workspace *w, int64_t b, int64_t h, int64
     const ts_attention *a = j->a;
     const int64_t c = a->c;
     const float bound = fabsf(head_factor(j, h)) * LOG2_E;
-    block x = { .rows = t1 - t0, .end = end, .groups = (end + GROUP - 1) / GROUP };
+    block x = { .rows = t1 - t0, .end = end, .groups = ts_pieces(end, GROUP) };
     x.whole = end < j->keys ? end / GROUP : x.groups;
     load_queries(j, w, b, h, t0, t1);
-    fetch_queries(j, b, h, t1, min64(t1 + ROWS, a->T));
+    fetch_queries(j, b, h, t1, ts_at_most(t1 + ROWS, a->T));
     if (j->scale_mul && bound <= NARROW)
         for (int64_t i = 0; i < x.rows; i++) x.largest[i] = bound;
     else find_largest(w, &x, c);
@@ -352,7 +352,7 @@ void attention_tile_forward(ts_stream *s, const job *j, void *scratch)
 {
     const ts_attention *a = j->a;
     const int64_t heads = a->B * a->H, size = workspace_size(a->c, j->keys);
-    float *base = align(scratch);
+    float *base = ts_next_line(scratch);
 
 #pragma omp parallel num_threads(s->threads)
     {
@@ -361,7 +361,7 @@ void attention_tile_forward(ts_stream *s, const job *j, void *scratch)
         if (heads >= 4 * s->threads) {
 #pragma omp for schedule(dynamic)
             for (int64_t i = 0; i < heads; i++) {
-                fetch_queries(j, i / a->H, i % a->H, 0, min64(ROWS, a->T));
+                fetch_queries(j, i / a->H, i % a->H, 0, ts_at_most(ROWS, a->T));
                 for (int64_t g = 0; g < w.groups; g++) pack(j, &w, i / a->H, i % a->H, g);
                 attend(j, &w, i / a->H, i % a->H, 0, a->T);
             }
@@ -373,7 +373,7 @@ void attention_tile_forward(ts_stream *s, const job *j, void *scratch)
 #pragma omp for
                 for (int64_t g = 0; g < w.groups; g++) pack(j, &w, i / a->H, i % a->H, g);
 #pragma omp for schedule(dynamic)
-                for (int64_t t = 0; t < a->T; t += ROWS) attend(j, &w, i / a->H, i % a->H, t, min64(t + ROWS, a->T));
+                for (int64_t t = 0; t < a->T; t += ROWS) attend(j, &w, i / a->H, i % a->H, t, ts_at_most(t + ROWS, a->T));
             }
         }
         tile_end();

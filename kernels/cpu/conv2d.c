@@ -7,6 +7,7 @@
 #include "kernels/cpu/bias_grad.h"
 #include "kernels/cpu/onednn.h"
 #include "kernels/cpu/packed.h"
+#include "kernels/cpu/sizes.h"
 #include "kernels/cpu/tile.h"
 #include "kernels/cpu/tile_conv.h"
 #include "kernels/cpu/winograd.h"
@@ -154,23 +155,13 @@ static void transform_winograd(const ts_stream *s, void *u, const void *w, ts_dt
     winograd_transform(s, u, w, c, 0);
 }
 
-static void transform_tiles(const ts_stream *s, void *u, const void *w, ts_dtype dtype, const ts_conv2d *c)
-{
-    tile_conv_transform(s, u, w, dtype, c);
-}
-
 static void run_winograd(const ts_stream *s, float *y, const void *x, const void *u, const float *b, const ts_conv2d *c, void *scratch)
 {
     winograd_run(s, y, x, u, b, c, scratch);
 }
 
-static void run_tiles(const ts_stream *s, float *y, const void *x, const void *u, const float *b, const ts_conv2d *c, void *scratch)
-{
-    tile_conv_run(s, y, x, u, b, c, scratch);
-}
-
 static const way WINOGRAD = { winograd_takes, dnnl_f32, winograd_weights, winograd_scratch, transform_winograd, run_winograd };
-static const way TILES = { tile_conv_takes, dnnl_bf16, tile_conv_weights, tile_conv_scratch, transform_tiles, run_tiles };
+static const way TILES = { tile_conv_takes, dnnl_bf16, tile_conv_weights, tile_conv_scratch, tile_conv_transform, tile_conv_run };
 
 /* How a forward pass goes, NULL for oneDNN. */
 static const way *way_of(const ts_conv2d *c)
@@ -208,11 +199,6 @@ size_t conv2d_scratch_cpu(ts_stream *s, const ts_conv2d *c, int backward)
     return larger(bytes, larger(scratch_of(s, DNN_CONV_DX, c, 0), scratch_of(s, DNN_CONV_DW, c, 0)));
 }
 
-static void *aligned(void *scratch)
-{
-    return (void *)(((uintptr_t)scratch + 63) / 64 * 64);
-}
-
 /* The weights as m->run takes them, made the first time; NULL when memory is out. */
 static void *transformed_copy(ts_stream *s, const way *m, const float *w, const ts_conv2d *c)
 {
@@ -245,7 +231,7 @@ static ts_status own_fwd(ts_stream *s, const way *m, float *y, const void *x, co
         m->run(s, y, x, u, b, c, scratch);
         return TS_OK;
     }
-    char *u = aligned(scratch);
+    char *u = ts_next_line(scratch);
     m->transform(s, u, w, TS_F32, c);
     m->run(s, y, x, u, b, c, u + transformed_bytes(m, c));
     return TS_OK;
@@ -266,7 +252,7 @@ ts_status conv2d_fwd_cpu(ts_stream *s, float *y, const void *x, const float *w, 
 static void winograd_dx(ts_stream *s, float *dx, const float *dy, const float *w, const ts_conv2d *c, void *scratch)
 {
     const ts_conv2d a = winograd_adjoint(c);
-    float *u = aligned(scratch);
+    float *u = ts_next_line(scratch);
     winograd_transform(s, u, w, &a, 1);
     winograd_run(s, dx, dy, u, NULL, &a, (char *)u + transformed_bytes(&WINOGRAD, &a));
 }

@@ -7,6 +7,7 @@
 #define TS_CPU_PRODUCT_H
 
 #include "kernels/cpu/simd.h"
+#include "kernels/cpu/sizes.h"
 
 /* The accumulators of a tile, TILE_ROWS by TILE_VF vectors, leave registers for the operands (32 or 16 in all). */
 enum { TILE_ROWS = 6, TILE_VF = VF == 16 ? 4 : 2, PANEL = TILE_VF * VF };
@@ -23,11 +24,6 @@ typedef struct {
     float *p;
     int64_t rows;
 } ts_panels;
-
-static inline int64_t ts_round_up(int64_t n, int64_t unit)
-{
-    return (n + unit - 1) / unit * unit;
-}
 
 /* Floats of a right operand. */
 static inline int64_t ts_panels_size(int64_t rows, int64_t columns)

@@ -6,8 +6,9 @@
  *
  * TILE_DOT(c, a, b):  c[m][n] += sum over pairs p = 0..15 of  a[m][p].b[p][n],  where c is of 16x16 floats, a pair is two
  * neighbours in bfloat16, and x.y the sum of two products. So a is 16 rows of 32 numbers as they lie in a matrix; of b, 32 by 16,
- * row p holds the numbers (2p, n) and (2p+1, n) next to each other. Every sum is in float32, in ascending p; a row of c depends
- * on nothing but itself and its row of a. Subnormal numbers count as zero.
+ * row p holds the numbers (2p, n) and (2p+1, n) next to each other. Sums are in float32, in an order of the machine's (AMX: of first
+ * and of second neighbours apart, then both, then c; the C below another); a row of c depends on nothing but itself, its row of a and
+ * b. In AMX subnormal numbers count as zero.
  * Strides are in bytes. Registers are constants 0 to 7.
  *
  * Where the compiler builds for a CPU without tiles, the same is done in plain C: far slower than other ways to multiply, so

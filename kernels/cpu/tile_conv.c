@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cpu/sizes.h"
 #include "kernels/cpu/stream.h"
 #include "kernels/cpu/tile.h"
 
@@ -28,16 +29,6 @@ enum {
 };
 
 static const float ZEROS[PANEL];
-
-static int64_t at_most(int64_t n, int64_t most)
-{
-    return n < most ? n : most;
-}
-
-static int64_t pieces(int64_t n, int64_t each)
-{
-    return (n + each - 1) / each;
-}
 
 int tile_conv_takes(const ts_conv2d *c)
 {
@@ -70,7 +61,7 @@ static void transform_tile(uint32_t *to, const void *w, ts_dtype dtype, int64_t 
         for (int n = 0; n < TILE; n++) to[p * TILE + n] = pair[n][p];
 }
 
-void tile_conv_transform(const ts_stream *s, uint16_t *u, const void *w, ts_dtype dtype, const ts_conv2d *c)
+void tile_conv_transform(const ts_stream *s, void *u, const void *w, ts_dtype dtype, const ts_conv2d *c)
 {
     const int64_t row = c->k * c->k * c->C, steps = row / TILE_DEPTH;
 #pragma omp parallel for num_threads(s->threads)
@@ -198,14 +189,13 @@ static void put_pixel(uint16_t *to, const void *x, ts_dtype dtype, int64_t at, i
 
 static int64_t depth_of(const ts_conv2d *c)
 {
-    const int64_t each = pieces(c->C, pieces(c->C, DEPTH));
-    return pieces(each, TILE_DEPTH) * TILE_DEPTH;
+    return ts_round_up(ts_pieces(c->C, ts_pieces(c->C, DEPTH)), TILE_DEPTH);
 }
 
 /* Bytes of the table of steps, which stands before the strips. */
 static int64_t table_bytes(const ts_conv2d *c)
 {
-    return pieces(c->k * c->k * c->C / TILE_DEPTH * (int64_t)sizeof(int32_t), LINE) * LINE;
+    return ts_round_up(c->k * c->k * c->C / TILE_DEPTH * (int64_t)sizeof(int32_t), LINE);
 }
 
 /* A product: rows n0.., `rows` of them, and channels c0.. of x, which are at work in a strip. */
@@ -235,11 +225,6 @@ static void put_row(const part *k, int64_t n)
         memset(to, 0, (size_t)k->channels * sizeof *to);
 }
 
-static int64_t tiled(int64_t rows)
-{
-    return pieces(rows, TILE) * TILE;
-}
-
 /* Outputs o.. of a panel, of all rows. */
 static void sum_panel(const part *k, int64_t o)
 {
@@ -249,8 +234,8 @@ static void sum_panel(const part *k, int64_t o)
     const float *bias = k->b ? k->b + o : ZEROS;
     plan p = { pitch, c->O, k->step, k->channels / TILE_DEPTH, 1 };
     for (int64_t n = 0; n < k->rows; n += 2 * TILE, p.fresh = 0) {
-        block two = { .pixels = { at_most(k->rows - n, TILE),
-                                  k->rows - n > TILE ? at_most(k->rows - n - TILE, TILE) : 0 } };
+        block two = { .pixels = { ts_at_most(k->rows - n, TILE),
+                                  k->rows - n > TILE ? ts_at_most(k->rows - n - TILE, TILE) : 0 } };
         for (int j = 0; j < 2; j++) {
             two.x[j] = k->strip + (n + j * TILE) * pitch;
             two.y[j] = k->y + (k->n0 + n + j * TILE) * c->O + o;
@@ -278,8 +263,8 @@ static void run_apart(part k, int64_t N)
     k.strip += omp_get_thread_num() * strip_of_rows(k.c);
 #pragma omp for schedule(dynamic)
     for (int64_t n0 = 0; n0 < N; n0 += STRIP) {
-        k.n0 = n0, k.rows = at_most(N - n0, STRIP);
-        for (int64_t n = 0; n < tiled(k.rows); n++) put_row(&k, n);
+        k.n0 = n0, k.rows = ts_at_most(N - n0, STRIP);
+        for (int64_t n = 0; n < ts_round_up(k.rows, TILE); n++) put_row(&k, n);
         for (int64_t o = 0; o < k.c->O; o += PANEL) sum_panel(&k, o);
     }
 }
@@ -292,9 +277,9 @@ static void run_together(part k, int64_t N)
     const int64_t depth = depth_of(k.c), C = k.c->C, O = k.c->O;
     for (k.n0 = 0; k.n0 < N; k.n0 += STRIP)
         for (k.c0 = 0; k.c0 < C; k.c0 += depth) {
-            k.rows = at_most(N - k.n0, STRIP), k.channels = at_most(C - k.c0, depth);
+            k.rows = ts_at_most(N - k.n0, STRIP), k.channels = ts_at_most(C - k.c0, depth);
 #pragma omp for
-            for (int64_t n = 0; n < tiled(k.rows); n++) put_row(&k, n);
+            for (int64_t n = 0; n < ts_round_up(k.rows, TILE); n++) put_row(&k, n);
 #pragma omp for schedule(dynamic, k.rows > FEW ? 1 : NEIGHBOURS)
             for (int64_t o = 0; o < O; o += PANEL) sum_panel(&k, o);
         }
@@ -320,8 +305,8 @@ static void run_product(const ts_stream *s, const part *k)
 /* Rows of outputs in a strip: so many that every thread has two strips, if there are. */
 static int64_t height_of(const ts_stream *s, const ts_conv2d *c)
 {
-    const int64_t share = pieces(c->B * c->Y, 2 * s->threads), most = c->X < STRIP ? STRIP / c->X : 1;
-    return at_most(at_most(share, most), c->Y);
+    const int64_t share = ts_pieces(c->B * c->Y, 2 * s->threads), most = c->X < STRIP ? STRIP / c->X : 1;
+    return ts_at_most(ts_at_most(share, most), c->Y);
 }
 
 static int64_t strip_numbers(const ts_stream *s, const ts_conv2d *c)
@@ -377,14 +362,14 @@ static void run_strip(float *y, const uint16_t *u, const float *b, const ts_conv
 static void run_images(const ts_stream *s, float *y, const void *x, const uint16_t *u, const float *b,
                        const ts_conv2d *c, const int32_t *step, uint16_t *strips)
 {
-    const int64_t height = height_of(s, c), down = pieces(c->Y, height);
+    const int64_t height = height_of(s, c), down = ts_pieces(c->Y, height);
 #pragma omp parallel num_threads(s->threads)
     {
         uint16_t *strip = strips + omp_get_thread_num() * strip_numbers(s, c);
         tile_begin();
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < c->B * down; i++) {
-            const int64_t y0 = i % down * height, rows = at_most(c->Y - y0, height);
+            const int64_t y0 = i % down * height, rows = ts_at_most(c->Y - y0, height);
             put_rows(strip, x, c, i / down, y0, rows);
             run_strip(y + (i / down * c->Y + y0) * c->X * c->O, u, b, c, step, strip, rows);
         }
@@ -400,10 +385,10 @@ size_t tile_conv_scratch(const ts_stream *s, const ts_conv2d *c)
     return (size_t)(table_bytes(c) + numbers * (int64_t)sizeof(uint16_t) + LINE);
 }
 
-void tile_conv_run(const ts_stream *s, float *y, const void *x, const uint16_t *u, const float *b, const ts_conv2d *c,
+void tile_conv_run(const ts_stream *s, float *y, const void *x, const void *u, const float *b, const ts_conv2d *c,
                    void *scratch)
 {
-    int32_t *step = (int32_t *)(((uintptr_t)scratch + LINE - 1) / LINE * LINE);
+    int32_t *step = ts_next_line(scratch);
     uint16_t *strips = (uint16_t *)((char *)step + table_bytes(c));
     const int64_t each = c->C / TILE_DEPTH, pitch = c->C + SPREAD;
     for (int64_t tap = 0; tap < c->k * c->k; tap++)

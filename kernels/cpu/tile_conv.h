@@ -2,9 +2,10 @@
  * too.
  *
  * Formula   y = w * x + b (tessera/op_conv2d.h), with x and w rounded to bfloat16, to nearest even, and sums in
- * float32. Every number of y is one chain over taps and channels in ascending order, whatever the batch and the number
- * of threads. Floor     C*O*k*k DOTs of 16*16*32 per 256 outputs. With 2x2 tiles of outputs there is one LOAD for one
- * DOT, which the eight registers do not allow to be better; weights are read from memory once for 512 pixels.
+ *           float32. To every number of y the sums over 32 channels of a tap are added in ascending order, whatever the
+ *           batch and the number of threads.
+ * Floor     k*k*C/32 DOTs for 16 pixels by 16 outputs. With 2x2 such tiles there is one LOAD for one DOT, which the
+ *           eight registers do not allow to be better; weights are read from memory once for up to 512 pixels.
  */
 #ifndef TS_CPU_TILE_CONV_H
 #define TS_CPU_TILE_CONV_H
@@ -14,14 +15,15 @@
 /* Is it for this shape? The answer does not depend on B. Whether it is fast is for tile_unit() to say. */
 int tile_conv_takes(const ts_conv2d *c);
 
-/* Numbers (bfloat16) of the weights in the order in which tiles are loaded, and making them of w (O,k,k,C) f32 or bf16. */
+/* Numbers (bfloat16) of the weights in the order in which tiles are loaded, and making them of w (O,k,k,C) f32 or bf16.
+ */
 size_t tile_conv_weights(const ts_conv2d *c);
-void tile_conv_transform(const ts_stream *s, uint16_t *u, const void *w, ts_dtype dtype, const ts_conv2d *c);
+void tile_conv_transform(const ts_stream *s, void *u, const void *w, ts_dtype dtype, const ts_conv2d *c);
 
 size_t tile_conv_scratch(const ts_stream *s, const ts_conv2d *c); /* bytes */
 
 /* y (B,Y,X,O) f32 from x (B,Y,X,C) of type c->x_dtype, transformed weights u and b (O) or NULL. */
-void tile_conv_run(const ts_stream *s, float *y, const void *x, const uint16_t *u, const float *b, const ts_conv2d *c,
+void tile_conv_run(const ts_stream *s, float *y, const void *x, const void *u, const float *b, const ts_conv2d *c,
                    void *scratch);
 
 #endif

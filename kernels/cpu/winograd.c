@@ -196,11 +196,6 @@ static inline __attribute__((always_inline)) void both_ways(line_fn line, const 
     }
 }
 
-static int64_t at_most(int64_t n, int64_t most)
-{
-    return n < most ? n : most;
-}
-
 /* ---- weights ---- */
 
 size_t winograd_weights(const ts_conv2d *c)
@@ -230,7 +225,7 @@ static void transform_kernels(float point[POINTS][NEAR], const float *g, int64_t
 static void transform_square(float *u, const float *w, const ts_conv2d *c, int64_t i0, int64_t n, int64_t o0)
 {
     float point[PANEL][POINTS][NEAR];
-    const int64_t outputs = at_most(c->O - o0, PANEL);
+    const int64_t outputs = ts_at_most(c->O - o0, PANEL);
     memset(point[outputs], 0, (size_t)(PANEL - outputs) * sizeof point[0]);
     for (int64_t o = 0; o < outputs; o++) transform_kernels(point[o], w + (o0 + o) * TAPS * TAPS * c->C + i0, c->C, n);
     for (int p = 0; p < POINTS; p++)
@@ -244,7 +239,7 @@ static void transform_square(float *u, const float *w, const ts_conv2d *c, int64
 static void transform_turned(float *u, const float *w, const ts_conv2d *c, int64_t i, int64_t o0)
 {
     float point[POINTS][NEAR] = { { 0 } };
-    transform_kernels(point, w + (TAPS * TAPS * (i + 1) - 1) * c->O + o0, -c->O, at_most(c->O - o0, NEAR));
+    transform_kernels(point, w + (TAPS * TAPS * (i + 1) - 1) * c->O + o0, -c->O, ts_at_most(c->O - o0, NEAR));
     for (int p = 0; p < POINTS; p++)
         memcpy(point_of(u, c, p).p + o0 / PANEL * PANEL * c->C + i * PANEL + o0 % PANEL, point[p], sizeof point[p]);
 }
@@ -253,7 +248,7 @@ void winograd_transform(const ts_stream *s, float *u, const float *w, const ts_c
 {
 #pragma omp parallel for num_threads(s->threads)
     for (int64_t i0 = 0; i0 < c->C; i0 += NEAR) {
-        const int64_t n = at_most(c->C - i0, NEAR);
+        const int64_t n = ts_at_most(c->C - i0, NEAR);
         for (int64_t o0 = 0; !adjoint && o0 < c->O; o0 += PANEL) transform_square(u, w, c, i0, n, o0);
         for (int64_t i = 0; adjoint && i < n; i++)
             for (int64_t o0 = 0; o0 < c->O; o0 += NEAR) transform_turned(u, w, c, i0 + i, o0);
@@ -311,7 +306,7 @@ static void read_tile(float *v, const float *x, const float *zeros, const ts_con
 {
     const float *d[POINTS];
     find_inputs(d, x, zeros, c, tile);
-    for (int64_t i = 0; i < c->C; i += LANES) transform_inputs(v + i, TILES * c->C, d, i, at_most(c->C - i, LANES));
+    for (int64_t i = 0; i < c->C; i += LANES) transform_inputs(v + i, TILES * c->C, d, i, ts_at_most(c->C - i, LANES));
 }
 
 /* A' m A of a tile, plus bias. */
@@ -324,7 +319,7 @@ static void write_tile(float *y, const float *m, float *unwanted, const float *b
         const float *from[POINTS];
         for (int i = 0; i < OUT * OUT; i++) to[i] = (at[i] < 0 ? unwanted : y + at[i]) + o;
         for (int p = 0; p < POINTS; p++) from[p] = m + p * TILES * outputs_pad(c) + o;
-        both_ways(line_of_outputs, IN, OUT, to, from, b + o, at_most(c->O - o, LANES));
+        both_ways(line_of_outputs, IN, OUT, to, from, b + o, ts_at_most(c->O - o, LANES));
     }
 }
 
@@ -344,7 +339,7 @@ void winograd_run(const ts_stream *s, float *y, const float *x, const float *u, 
                   void *scratch)
 {
     const int64_t tiles = tiles_of(c), ldc = outputs_pad(c), size = ts_round_up(room(c), 16);
-    float *base = (float *)(((uintptr_t)scratch + 63) / 64 * 64);
+    float *base = ts_next_line(scratch);
 #pragma omp parallel num_threads(s->threads)
     {
         float *v = base + omp_get_thread_num() * size, *m = v + POINTS * TILES * c->C,
@@ -353,7 +348,7 @@ void winograd_run(const ts_stream *s, float *y, const float *x, const float *u, 
         memset(zeros, 0, (size_t)most_channels(c) * sizeof *zeros);
 #pragma omp for schedule(dynamic, 4)
         for (int64_t t = 0; t < tiles; t += TILES) {
-            const int64_t n = at_most(tiles - t, TILES);
+            const int64_t n = ts_at_most(tiles - t, TILES);
             for (int64_t i = 0; i < n; i++) read_tile(v + i * c->C, x, zeros, c, t + i);
             for (int p = 0; p < POINTS; p++)
                 ts_product(m + p * TILES * ldc, ldc, (ts_left){ v + p * TILES * c->C, c->C, 1 }, point_of(u, c, p), n,
@@ -376,7 +371,7 @@ static void read_gradients(float *m, int64_t apart, const float *dy, int64_t o0,
         const float *from[OUT * OUT];
         for (int p = 0; p < POINTS; p++) to[p] = m + p * apart + o;
         for (int i = 0; i < OUT * OUT; i++) from[i] = (at[i] < 0 ? zeros : dy + at[i]) + o0 + o;
-        both_ways(line_of_gradients, OUT, IN, to, from, ZEROS, at_most(n - o, LANES));
+        both_ways(line_of_gradients, OUT, IN, to, from, ZEROS, ts_at_most(n - o, LANES));
     }
 }
 
@@ -386,7 +381,7 @@ static void add_to_weights(float *dw, const float *sum, int64_t apart, int64_t c
     for (int64_t c = 0; c < channels; c += LANES) {
         float g[TAPS * TAPS][LANES], *to[TAPS * TAPS];
         const float *from[POINTS];
-        const int64_t n = at_most(channels - c, LANES);
+        const int64_t n = ts_at_most(channels - c, LANES);
         for (int t = 0; t < TAPS * TAPS; t++) to[t] = g[t];
         for (int p = 0; p < POINTS; p++) from[p] = sum + p * apart + c;
         both_ways(line_of_sums, IN, TAPS, to, from, ZEROS, n);
@@ -400,16 +395,11 @@ typedef struct {
     int64_t outputs, inputs;
 } cut;
 
-static int64_t pieces(int64_t channels, int64_t each)
-{
-    return (channels + each - 1) / each;
-}
-
 static cut cut_of(const ts_stream *s, const ts_conv2d *c)
 {
     enum { LEAST = 8 };
-    cut n = { at_most(c->O, DW_PIECE), at_most(c->C, ts_round_up(DW_PIECE, PANEL)) };
-    while (pieces(c->O, n.outputs) * pieces(c->C, n.inputs) < s->threads && n.outputs >= 2 * LEAST)
+    cut n = { ts_at_most(c->O, DW_PIECE), ts_at_most(c->C, ts_round_up(DW_PIECE, PANEL)) };
+    while (ts_pieces(c->O, n.outputs) * ts_pieces(c->C, n.inputs) < s->threads && n.outputs >= 2 * LEAST)
         n.outputs = (n.outputs + 1) / 2;
     return n;
 }
@@ -434,8 +424,8 @@ typedef struct {
 
 static piece piece_of(const ts_conv2d *c, cut n, int64_t i)
 {
-    const int64_t o0 = i / pieces(c->C, n.inputs) * n.outputs, c0 = i % pieces(c->C, n.inputs) * n.inputs;
-    return (piece){ o0, at_most(c->O - o0, n.outputs), c0, at_most(c->C - c0, n.inputs) };
+    const int64_t o0 = i / ts_pieces(c->C, n.inputs) * n.outputs, c0 = i % ts_pieces(c->C, n.inputs) * n.inputs;
+    return (piece){ o0, ts_at_most(c->O - o0, n.outputs), c0, ts_at_most(c->C - c0, n.inputs) };
 }
 
 static void add_piece(float *dw, const float *dy, const float *x, const ts_conv2d *c, cut n, piece w, float *scratch)
@@ -446,12 +436,12 @@ static void add_piece(float *dw, const float *dy, const float *x, const ts_conv2
     memset(v, 0, (size_t)(POINTS * each) * sizeof *v); /* the columns of panels that are not inputs stay so */
     memset(zeros, 0, (size_t)most_channels(c) * sizeof *zeros);
     for (int64_t t = 0; t < tiles; t += DW_TILES) {
-        const int64_t together = at_most(tiles - t, DW_TILES);
+        const int64_t together = ts_at_most(tiles - t, DW_TILES);
         for (int64_t k = 0; k < together; k++) {
             const float *d[POINTS];
             find_inputs(d, x, zeros, c, t + k);
             for (int64_t i = 0; i < w.C; i += PANEL)
-                transform_inputs(v + i * DW_TILES + k * PANEL, each, d, w.c0 + i, at_most(w.C - i, PANEL));
+                transform_inputs(v + i * DW_TILES + k * PANEL, each, d, w.c0 + i, ts_at_most(w.C - i, PANEL));
             read_gradients(m + k * n.outputs, DW_TILES * n.outputs, dy, w.o0, w.O, zeros, c, t + k);
         }
         for (int p = 0; p < POINTS; p++)
@@ -466,8 +456,8 @@ void winograd_dw(const ts_stream *s, float *dw, const float *dy, const float *x,
 {
     const cut n = cut_of(s, c);
     const int64_t size = ts_round_up(dw_room(c, n), 16);
-    float *base = (float *)(((uintptr_t)scratch + 63) / 64 * 64);
+    float *base = ts_next_line(scratch);
 #pragma omp parallel for num_threads(s->threads) schedule(dynamic)
-    for (int64_t i = 0; i < pieces(c->O, n.outputs) * pieces(c->C, n.inputs); i++)
+    for (int64_t i = 0; i < ts_pieces(c->O, n.outputs) * ts_pieces(c->C, n.inputs); i++)
         add_piece(dw, dy, x, c, n, piece_of(c, n, i), base + omp_get_thread_num() * size);
 }

@@ -71,13 +71,6 @@ static double norm_of(const double *x, int64_t c)
     return fmax(sqrt(sum), 1e-12);
 }
 
-static double to_bf16(double x)
-{
-    int e;
-    const double m = frexp(x, &e); /* 8 significant bits */
-    return ldexp(rint(ldexp(m, 8)), e - 8);
-}
-
 static void oracle_head(head *o, double *out, double *lse, const double *qkv)
 {
     const int64_t T = o->T, c = o->c, step = 3 * o->C;
@@ -87,9 +80,9 @@ static void oracle_head(head *o, double *out, double *lse, const double *qkv)
         o->nq[t] = l2 ? norm_of(q, c) : 1;
         o->nk[t] = l2 ? norm_of(k, c) : 1;
         for (int64_t i = 0; i < c; i++) {
-            o->q[t * c + i] = (o->operands ? to_bf16(q[i]) : q[i]) / o->nq[t] * (l2 ? exp(fmin(o->mul, LOG100)) : 1);
-            o->k[t * c + i] = (o->operands == ROUNDED ? to_bf16(k[i]) : k[i]) / o->nk[t];
-            if (o->operands == ROUNDED_UNITS) o->k[t * c + i] = to_bf16(o->k[t * c + i]);
+            o->q[t * c + i] = (o->operands ? t_bf16(q[i]) : q[i]) / o->nq[t] * (l2 ? exp(fmin(o->mul, LOG100)) : 1);
+            o->k[t * c + i] = (o->operands == ROUNDED ? t_bf16(k[i]) : k[i]) / o->nk[t];
+            if (o->operands == ROUNDED_UNITS) o->k[t * c + i] = t_bf16(o->k[t * c + i]);
         }
     }
     for (int64_t t = 0; t < T; t++) {
@@ -107,7 +100,7 @@ static void oracle_head(head *o, double *out, double *lse, const double *qkv)
             out[t * o->C + i] = 0;
             for (int64_t u = 0; u < n; u++) {
                 const double v = qkv[u * step + 2 * o->C + i];
-                out[t * o->C + i] += p[u] * (o->operands ? to_bf16(v) : v);
+                out[t * o->C + i] += p[u] * (o->operands ? t_bf16(v) : v);
             }
         }
     }
@@ -126,7 +119,7 @@ static double *rounded(const double *x, int64_t T, int64_t c, int64_t step)
 {
     double *y = doubles(T * step);
     for (int64_t i = 0; i < T * step; i++)
-        if (i % step < c) y[i] = to_bf16(x[i]);
+        if (i % step < c) y[i] = t_bf16(x[i]);
     return y;
 }
 
@@ -533,7 +526,7 @@ T_TEST(bfloat16_promises)
         T_TRUE(isnan(two[21 * C]) && isnan(two[T * C - 1]));
         for (int64_t i = 0; i < C; i++) { /* one key alone: its value */
             const double v = all.qkv[b * T * 3 * C + 2 * C + i];
-            T_TRUE(one[i] == (float)(rounds(be, &all.p) ? to_bf16(v) : v));
+            T_TRUE(one[i] == (float)(rounds(be, &all.p) ? t_bf16(v) : v));
         }
     }
     T_TRUE(memcmp(T_F(all.out), T_F(broken.out), sizeof(float) * (size_t)(21 * C)) == 0);

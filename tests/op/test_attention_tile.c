@@ -27,13 +27,6 @@ static const shape SHAPES[] = {
 };
 enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES };
 
-static double to_bf16(double x)
-{
-    int e;
-    const double m = frexp(x, &e); /* 8 significant bits */
-    return ldexp(rint(ldexp(m, 8)), e - 8);
-}
-
 static float widen(uint16_t x)
 {
     const uint32_t u = (uint32_t)x << 16;
@@ -71,7 +64,7 @@ static void operand(double *y, const float *x, double factor, int unit, int64_t 
 {
     double sum = 0;
     for (int64_t i = 0; unit && i < c; i++) sum += (double)x[i] * x[i];
-    for (int64_t i = 0; i < c; i++) y[i] = to_bf16(x[i] * factor / (unit ? fmax(sqrt(sum), 1e-12) : 1));
+    for (int64_t i = 0; i < c; i++) y[i] = t_bf16(x[i] * factor / (unit ? fmax(sqrt(sum), 1e-12) : 1));
 }
 
 /* out (B,T,H,c). Queries have a factor of 1/log 2 before they are rounded: exponentials are powers of two. */
@@ -95,7 +88,7 @@ static double *oracle(const problem *x)
             }
             for (int64_t u = 0; u < n; u++) sum += p[u] = exp2(p[u] - top);
             for (int64_t u = 0; u < n; u++)
-                for (int64_t d = 0; d < c; d++) o[d] += p[u] / sum * to_bf16(head[u * 3 * C + 2 * C + d]);
+                for (int64_t d = 0; d < c; d++) o[d] += p[u] / sum * t_bf16(head[u * 3 * C + 2 * C + d]);
         }
     }
     return out;
@@ -224,7 +217,7 @@ T_TEST(weights_sum_to_one)
     const uint16_t *out = masked(be, s, &x, 2);
     for (int64_t i = 0; i < 2 * p.T * x.C; i++) {
         const int64_t token = i / x.C;
-        T_TRUE(widen(out[i]) == (float)to_bf16(x.qkv[(token * 3 + 2) * x.C + i % x.C]));
+        T_TRUE(widen(out[i]) == (float)t_bf16(x.qkv[(token * 3 + 2) * x.C + i % x.C]));
     }
 }
 

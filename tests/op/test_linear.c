@@ -15,24 +15,10 @@ static const ts_linear SHAPES[] = {
 };
 enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES };
 
-/* Float32 sums of n products of normals: the rounding errors, 2^-24 each, add up like a random walk. The factor 4 is
- * for the largest of many outputs. bfloat16 products are exact in float32, so the bound is the same. */
-static double tolerance(int64_t n)
-{
-    return 4 * sqrt((double)n + 4) * 0x1p-24;
-}
-
-static double to_bf16(double x)
-{
-    int e;
-    const double m = frexp(x, &e); /* 8 significant bits */
-    return ldexp(rint(ldexp(m, 8)), e - 8);
-}
-
 static double *operand(const float *x, int64_t n, ts_math math)
 {
     double *y = t_alloc(sizeof(double) * (size_t)n);
-    for (int64_t i = 0; i < n; i++) y[i] = math == TS_MATH_BF16 ? to_bf16(x[i]) : x[i];
+    for (int64_t i = 0; i < n; i++) y[i] = math == TS_MATH_BF16 ? t_bf16(x[i]) : x[i];
     return y;
 }
 
@@ -72,7 +58,7 @@ static void check_fwd(const ts_backend *be, ts_stream *s, const ts_linear *l, co
     T_OK(be->linear_fwd(s, y->dev, dx->dev, dw->dev, db ? db->dev : NULL, l, scratch->dev));
     t_down(y);
     t_down(scratch);
-    t_close("y", T_F(y), want, l->N * l->O, tolerance(l->I));
+    t_close("y", T_F(y), want, l->N * l->O, t_sum_tolerance(l->I));
 }
 
 /* wanted: bit 0 dx, bit 1 dw, bit 2 db; the others are passed as NULL. */
@@ -90,9 +76,9 @@ static void check_bwd(const ts_backend *be, ts_stream *s, const ts_linear *l, co
     T_OK(be->linear_bwd(s, wanted & 1 ? dx->dev : NULL, wanted & 2 ? dw->dev : NULL, wanted & 4 ? db->dev : NULL,
                         T_INF(dy, ny)->dev, T_INF(x, nx)->dev, T_INF(w, nw)->dev, l, scratch->dev));
     t_down(dx), t_down(dw), t_down(db), t_down(scratch);
-    if (wanted & 1) t_close("dx", T_F(dx), want_dx, nx, tolerance(l->O));
-    if (wanted & 2) t_close("dw", T_F(dw), want_dw, nw, tolerance(l->N));
-    if (wanted & 4) t_close("db", T_F(db), want_db, l->O, tolerance(l->N));
+    if (wanted & 1) t_close("dx", T_F(dx), want_dx, nx, t_sum_tolerance(l->O));
+    if (wanted & 2) t_close("dw", T_F(dw), want_dw, nw, t_sum_tolerance(l->N));
+    if (wanted & 4) t_close("db", T_F(db), want_db, l->O, t_sum_tolerance(l->N));
     if (!(wanted & 2)) T_TRUE(memcmp(dw->host, dw0, dw->bytes) == 0);
     if (!(wanted & 4)) T_TRUE(memcmp(db->host, db0, db->bytes) == 0);
 }
@@ -284,7 +270,7 @@ T_TEST(weights_in_a_file)
         float *w = t_normals(l.O * I, 1, 2);
         uint16_t *narrow = t_alloc(sizeof *narrow * (size_t)(l.O * I));
         for (int64_t j = 0; j < l.O * I; j++) {
-            w[j] = (float)to_bf16(w[j]);
+            w[j] = (float)t_bf16(w[j]);
             uint32_t bits;
             memcpy(&bits, &w[j], sizeof bits);
             narrow[j] = (uint16_t)(bits >> 16);

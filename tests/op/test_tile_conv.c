@@ -24,24 +24,10 @@ static const ts_conv2d SHAPES[] = {
 };
 enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES, GUARD = 64 };
 
-/* Products of bfloat16 are exact in float32; the rounding errors of n sums of normals, 2^-24 each, add up like a random walk. The
- * factor 4 is for the largest of many outputs. */
-static double tolerance(int64_t n)
-{
-    return 4 * sqrt((double)n + 4) * 0x1p-24;
-}
-
-static double to_bf16(double x)
-{
-    int e;
-    const double m = frexp(x, &e); /* 8 significant bits */
-    return ldexp(rint(ldexp(m, 8)), e - 8);
-}
-
 static double *rounded(const float *x, int64_t n)
 {
     double *y = t_alloc(sizeof(double) * (size_t)n);
-    for (int64_t i = 0; i < n; i++) y[i] = to_bf16(x[i]);
+    for (int64_t i = 0; i < n; i++) y[i] = t_bf16(x[i]);
     return y;
 }
 
@@ -100,8 +86,8 @@ T_TEST(the_formula)
         T_TRUE(tile_conv_takes(&c));
         const double *xd = rounded(x, nx), *wd = rounded(w, nw);
         const float *y = run(&c, 1, x, w, b);
-        t_close("y", y, oracle(&c, xd, wd, b), ny, tolerance(c.k * c.k * c.C));
-        t_close("y without bias", run(&c, 2, x, w, NULL), oracle(&c, xd, wd, NULL), ny, tolerance(c.k * c.k * c.C));
+        t_close("y", y, oracle(&c, xd, wd, b), ny, t_sum_tolerance(c.k * c.k * c.C));
+        t_close("y without bias", run(&c, 2, x, w, NULL), oracle(&c, xd, wd, NULL), ny, t_sum_tolerance(c.k * c.k * c.C));
         T_TRUE(memcmp(y, run(&c, 3, x, w, b), (size_t)ny * sizeof *y) == 0);
         c.x_dtype = TS_BF16;
         T_TRUE(memcmp(y, run(&c, 2, narrow(x, nx), w, b), (size_t)ny * sizeof *y) == 0);

@@ -132,7 +132,7 @@ class Torch:
     def __init__(self, name, t, g, autocast=False, channels_last=False, compiled=False):
         self.name, self.t, self.g, self.autocast = name, t, g, autocast
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.decode, self.encode, self.scale = t.decode, t.encode, g.scale_logits if g else None
+        self.decode, self.encode = t.decode, t.encode
         if compiled:
             self.decode, self.encode = torch.compile(t.decode), torch.compile(t.encode)
 
