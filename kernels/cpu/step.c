@@ -64,12 +64,17 @@ ts_status step_map_cpu(ts_stream *s, float *y, const float *a, const float *b, t
     return TS_OK;
 }
 
+/* The largest of V numbers, without those that are NaN; -inf if there is no other. A maximum of integers, which compilers know to
+ * vectorise. */
 static float max_of(const float *a, int64_t V)
 {
-    float max = -INFINITY;
+    uint32_t max = ts_step_order(-INFINITY);
 #pragma omp simd reduction(max : max)
-    for (int64_t v = 0; v < V; v++) max = a[v] > max ? a[v] : max;
-    return max;
+    for (int64_t v = 0; v < V; v++) {
+        const uint32_t order = a[v] == a[v] ? ts_step_order(a[v]) : 0;
+        max = order > max ? order : max;
+    }
+    return ts_float_of(max >> 31 ? max & 0x7fffffffu : ~max);
 }
 
 static void normalise(float *y, const float *a, int64_t V)
