@@ -173,8 +173,7 @@ static ts_status set_aside(const char *run, int64_t step)
     return status;
 }
 
-/* Remove the checkpoint that was replaced, if any, and those before step that are too many. */
-static ts_status prune(const char *run, int64_t step, int keep)
+ts_status ts_checkpoint_prune(const char *run, int64_t step, int keep)
 {
     int64_t *steps;
     size_t n;
@@ -207,7 +206,7 @@ ts_status ts_checkpoint_commit(const char *run, int64_t step, char *dir, int kee
     }
     free(dir);
     TS_TRY(ts_dir_sync(run));
-    return prune(run, step, keep);
+    return ts_checkpoint_prune(run, step, keep); /* with the one that was replaced, if any */
 }
 
 /* ---- verify ---- */

@@ -21,6 +21,11 @@ ts_status ts_checkpoint_begin(const char *run, int64_t step, char **dir);
  * run that went on from this one after they were damaged comes to them again. Frees dir in any case. */
 ts_status ts_checkpoint_commit(const char *run, int64_t step, char *dir, int keep);
 
+/* Remove checkpoints before step, but for the keep - 1 newest of them, and all that a dead run left half-written or half
+ * removed. commit does this; a run that goes on from step does it, too, since its death may have cut that off. The
+ * caller holds the lock of RUN. */
+ts_status ts_checkpoint_prune(const char *run, int64_t step, int keep);
+
 /* Give up a checkpoint that was begun: its folder is removed, the line of ts_error() stays. Frees dir. */
 void ts_checkpoint_abandon(char *dir);
 

@@ -248,6 +248,7 @@ ts_status trainer_begin(trainer *t, const json_t *config, int resume)
     TS_TRY(check_config(t, config, resume));
     TS_TRY(ts_dir_clean(t->run));
     if (resume) TS_TRY(resume_from(t));
+    TS_TRY(ts_checkpoint_prune(t->run, t->step, KEEP));
     TS_TRY(ts_metrics_open(&t->metrics, t->run, t->step));
     t->progress = ts_progress_new("train", t->unit, t->c.steps * t->c.batch, t->step * t->c.batch);
     return TS_OK;

@@ -297,7 +297,10 @@ T_TEST(killed_at_every_call)
         T_TRUE(found == 20 || found == 30);
         T_EQI(warnings, found == 20);
         was_old += found == 20, was_new += found == 30;
-        T_OK(save(run, 40, 2)); /* the run is started again */
+        T_OK(ts_checkpoint_prune(run, found, 2)); /* the run is started again */
+        ck_assert_str_eq(listing(run), found == 20 ? "step-00000010 step-00000020 step-00000030 "
+                                                   : "step-00000020 step-00000030 ");
+        T_OK(save(run, 40, 2));
         ck_assert_str_eq(listing(run), "step-00000030 step-00000040 ");
         if (!WIFSIGNALED(status)) {
             T_EQI(WEXITSTATUS(status), 0);
