@@ -4,9 +4,9 @@
  * spreads them over the cache. A tile of x is 16 neighbouring pixels by 32 channels of one tap; a tile of w is those
  * channels by 16 outputs. Weights lie in panels of 32 outputs, two tiles for each step of the sum.
  *
- * 3x3: a task is a strip of some rows of an image, and all of its outputs. 1x1: likewise where the weights are small;
- * else the strip is shared, a task is a panel, and the sum is cut where the channels of 512 pixels would not stay in the
- * second-level cache.
+ * 3x3: a task is a strip of some rows of an image, and all of its outputs. 1x1: likewise where the weights are small; else the
+ * strip is shared and a task is a panel. Strips stay in the second-level cache: of many channels they hold fewer pixels, and of more
+ * than DEPTH a part, which cuts the sum.
  */
 #include "kernels/cpu/tile_conv.h"
 
@@ -21,8 +21,9 @@
 enum {
     PANEL = 2 * TILE,      /* outputs of a panel                               */
     STEP = 2 * TILE_BYTES, /* bytes of a panel's step                          */
-    STRIP = 512,           /* pixels of a strip                                */
-    DEPTH = 1024,          /* most channels that a strip of 1x1 holds          */
+    STRIP = 512,           /* most pixels of a strip                           */
+    NUMBERS = 1 << 19,     /* most numbers of a strip of 1x1                   */
+    DEPTH = 4096,          /* most channels of one                             */
     SPREAD = TILE_DEPTH,   /* numbers between the channels of two pixels       */
     NEAR = 2,              /* steps: how far ahead both are fetched to the first-level cache */
     FAR = 12,              /* steps: how far ahead weights that are read for the first time  */
@@ -243,6 +244,11 @@ static int64_t pitch_of_rows(const ts_conv2d *c)
     return depth_of(c) + SPREAD;
 }
 
+static int64_t rows_of_strip(const ts_conv2d *c)
+{
+    return ts_at_most(NUMBERS / depth_of(c) / (2 * TILE) * (2 * TILE), STRIP);
+}
+
 /* Row n of a strip; zeros, where a tile is not full. */
 static void put_row(const part *k, int64_t n)
 {
@@ -276,22 +282,22 @@ static void sum_panel(const part *k, int64_t o)
  */
 static int small(const ts_conv2d *c)
 {
-    enum { NUMBERS = 1 << 18 };
-    return c->C <= DEPTH && c->C * c->O <= NUMBERS;
+    return c->C <= DEPTH && c->C * c->O <= NUMBERS / 2;
 }
 
 static int64_t strip_of_rows(const ts_conv2d *c)
 {
-    return STRIP * pitch_of_rows(c);
+    return rows_of_strip(c) * pitch_of_rows(c);
 }
 
 /* Inside of a parallel region: every thread its strips. */
 static void run_apart(part k, int64_t N)
 {
+    const int64_t most = rows_of_strip(k.c);
     k.strip += omp_get_thread_num() * strip_of_rows(k.c);
 #pragma omp for schedule(dynamic)
-    for (int64_t n0 = 0; n0 < N; n0 += STRIP) {
-        k.n0 = n0, k.rows = ts_at_most(N - n0, STRIP);
+    for (int64_t n0 = 0; n0 < N; n0 += most) {
+        k.n0 = n0, k.rows = ts_at_most(N - n0, most);
         for (int64_t n = 0; n < ts_round_up(k.rows, TILE); n++) put_row(&k, n);
         for (int64_t o = 0; o < k.c->O; o += PANEL) sum_panel(&k, o);
     }
@@ -302,10 +308,10 @@ static void run_apart(part k, int64_t N)
 static void run_together(part k, int64_t N)
 {
     enum { FEW = 4 * TILE, NEIGHBOURS = 4 };
-    const int64_t depth = depth_of(k.c), C = k.c->C, O = k.c->O;
-    for (k.n0 = 0; k.n0 < N; k.n0 += STRIP)
+    const int64_t most = rows_of_strip(k.c), depth = depth_of(k.c), C = k.c->C, O = k.c->O;
+    for (k.n0 = 0; k.n0 < N; k.n0 += most)
         for (k.c0 = 0; k.c0 < C; k.c0 += depth) {
-            k.rows = ts_at_most(N - k.n0, STRIP), k.channels = ts_at_most(C - k.c0, depth);
+            k.rows = ts_at_most(N - k.n0, most), k.channels = ts_at_most(C - k.c0, depth);
 #pragma omp for
             for (int64_t n = 0; n < ts_round_up(k.rows, TILE); n++) put_row(&k, n);
 #pragma omp for schedule(dynamic, k.rows > FEW ? 1 : NEIGHBOURS)
@@ -316,7 +322,7 @@ static void run_together(part k, int64_t N)
 static void run_product(const ts_stream *s, const part *k)
 {
     const int64_t N = k->c->B * k->c->Y * k->c->X;
-    const int apart = small(k->c) && N >= 2 * STRIP * s->threads;
+    const int apart = small(k->c) && N >= 2 * rows_of_strip(k->c) * s->threads;
 #pragma omp parallel num_threads(s->threads)
     {
         tile_begin();
