@@ -90,6 +90,7 @@ static const ts_backend CPU = {
 static const ts_backend GPU = {
     .name = TS_EMU ? "emu" : "cuda",
     .about = about_cuda,
+    .factor_dtype = factor_dtype_cuda,
     .stream_new = stream_new_cuda,
     .stream_free = stream_free_cuda,
     .stream_sync = stream_sync_cuda,

@@ -30,20 +30,21 @@ WITHIN = 0.02  # a number may be so much worse: another host compiler joins or s
 LIMITS = {"fsq_fwd_k1": (1.05, 1.1), "fsq_bwd_k1": (1.05, 1.1), "fsq_decode_k1": (1.05, 1.1),
           "fsq_project_fwd_k1": (1.05, 1.1), "fsq_project_bwd_k1": (1.05, 1.1), "fsq_project_decode_k1": (1.05, 1.1),
           "residual_fsq_fwd_k1": (1.1, 1.1), "residual_fsq_lookup_k1": (1.1, 1.1),
-          "ada_norm_fwd_k1": (1.25, 1.1), "ada_norm_bwd_k1": (1.25, 1.1), "ada_norm_sums_k1": (1.25, 1.1),
-          "group_norm_fwd_k1": (1.25, 1.1), "group_norm_slab_k1": (1.25, 1.1),
+          "ada_norm_fwd_k1<float>": (1.25, 1.1), "ada_norm_fwd_k1<uint16_t>": (1.25, 1.1), "ada_norm_bwd_k1": (1.25, 1.1), "ada_norm_sums_k1": (1.25, 1.1),
+          "group_norm_fwd_k1<float>": (1.25, 1.1), "group_norm_slab_k1<float>": (1.25, 1.1),
+          "group_norm_fwd_k1<uint16_t>": (1.25, 1.25), "group_norm_slab_k1<uint16_t>": (1.25, 1.25),
           "group_norm_bwd_k1": (1.25, 1.1), "group_norm_bwd_slab_k1": (1.25, 1.1), "group_norm_params_k1": (1.25, 1.1),
-          "group_norm_kept_k1": (1.25, 1.1), "group_norm_bwd_kept_k1": (1.25, 1.1),
+          "group_norm_kept_k1<float>": (1.25, 1.1), "group_norm_kept_k1<uint16_t>": (1.25, 1.25), "group_norm_bwd_kept_k1": (1.25, 1.1),
           "cross_entropy_k1": (1.25, 1.1), "cross_entropy_shared_k1": (1.25, 1.1)}
 # Ops whose data does not fit into one block: all launches of an op together, against the least bytes that it could move.
 SHARED_MOST = 1.25
 SHARED_OPS = [(f"GroupNorm {way}, {side}x{side} positions by 40 channels", "test_group_norm", "large_maps",
                [(kernel, i) for kernel in kernels], numbers * 4 * 40 * side * side)
               for i, side in enumerate((64, 96))
-              for way, kernels, numbers in (("forward", ["group_norm_slab_k1"], 2),
+              for way, kernels, numbers in (("forward", ["group_norm_slab_k1<float>"], 2),
                                             ("backward", ["group_norm_bwd_slab_k1", "group_norm_params_k1"], 3))]
 SHARED_OPS += [("GroupNorm forward, 64x64 positions by 40 channels on 2 of them", "test_group_norm", "maps_beyond_shared_memory",
-                [("group_norm_kept_k1", 0)], 2 * 4 * 40 * 64 * 64),
+                [("group_norm_kept_k1<float>", 0)], 2 * 4 * 40 * 64 * 64),
                ("GroupNorm backward, 48x64 positions by 40 channels on 3 of them", "test_group_norm", "maps_beyond_shared_memory",
                 [("group_norm_bwd_kept_k1", 1), ("group_norm_params_k1", 1)], 3 * 4 * 40 * 48 * 64)]
 SHARED_OPS.append(("Cross-entropy, 2 rows of 100,000 classes", "test_cross_entropy", "long_rows", [("cross_entropy_shared_k1", 0)], 2 * 4 * 2 * 100000))

@@ -2,15 +2,22 @@
  * kernels/cpu/ada_norm.c. One block is one token, whose values wait in shared memory. */
 #include "tessera/op_ada_norm.h"
 
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/bf16.cuh"
 
 enum { TOKEN = 128 }; /* threads of a token */
 
-static __global__ void ada_norm_fwd_k1(float *r, float *y, float *mean, float *rstd, const float *x, const float *h,
+static __device__ inline double *room_of_sums()
+{
+    __shared__ double warps[WARP];
+    return warps;
+}
+
+template <class Y>
+static __global__ void ada_norm_fwd_k1(Y *y, float *r, float *mean, float *rstd, const float *x, const float *h,
                                        const float *gate, const float *scale, const float *shift, ts_ada_norm n)
 {
     TS_SHARED(shared);
-    __shared__ double warps[WARP];
+    double *const warps = room_of_sums();
     float *row = (float *)shared;
     const int64_t i = blockIdx.x, b = i / n.T, at = i * n.C;
     double sum = 0, squares = 0;
@@ -27,7 +34,7 @@ static __global__ void ada_norm_fwd_k1(float *r, float *y, float *mean, float *r
     for (int c = (int)threadIdx.x; c < n.C; c += TOKEN) squares += (row[c] - centre) * (row[c] - centre);
     const float mu = (float)centre, inv = (float)(1 / sqrt(block_sum(squares, warps) / (double)n.C + n.eps));
     for (int c = (int)threadIdx.x; c < n.C; c += TOKEN)
-        y[at + c] = fmaf((row[c] - mu) * inv, 1 + scale[b * n.scale_stride + c], shift[b * n.shift_stride + c]);
+        put(y + at + c, fmaf((row[c] - mu) * inv, 1 + scale[b * n.scale_stride + c], shift[b * n.shift_stride + c]));
     if (mean && threadIdx.x == 0) {
         mean[i] = mu;
         rstd[i] = inv;
@@ -40,8 +47,8 @@ ts_status ada_norm_fwd_cuda(ts_stream *s, float *r, void *y, float *mean, float 
     enum { MOST = 8 << 10 }; /* channels that fit into the shared memory that every block has */
     if (n->C > MOST) return ts_fail(TS_E_ARG, "ada_norm: %lld channels, at most %d", (long long)n->C, (int)MOST);
     if (n->B * n->T == 0) return TS_OK;
-    return TS_LAUNCH(ada_norm_fwd_k1, (unsigned)(n->B * n->T), TOKEN, (size_t)n->C * sizeof(float), s, r, (float *)y, mean, rstd,
-                     x, h, gate, scale, shift, *n);
+    return TS_LAUNCH_STORING(TS_LAUNCH, n->y_dtype, ada_norm_fwd_k1, (unsigned)(n->B * n->T), TOKEN, (size_t)n->C * sizeof(float), s,
+                             y, r, mean, rstd, x, h, gate, scale, shift, *n);
 }
 
 struct gradients {

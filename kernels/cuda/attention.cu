@@ -4,9 +4,13 @@
  * softmax); backward recomputes the probabilities from lse, once by tiles of queries for dq and once by tiles of keys
  * for dk and dv. Every number has one owner and sums run in ascending order, so nothing depends on the launch. Heads
  * too wide for shared memory are read where they lie, and sums are kept where the results go. With TS_MATH_BF16
- * attention_mma.cu and attention_mma_bwd.cu do the work where heads fit there. */
+ * attention_mma.cu and attention_mma_bwd.cu do the work where heads fit there.
+ *
+ * In bfloat16 (ts_attention.dtype) the masked form, too, has a cache, in scratch: what is read again and again is half as much
+ * there, and both forms see the same numbers. Where heads are too wide for tensor cores, it is widened, beside a float32 result. */
 #include "kernels/cuda/attention.cuh"
 #include "kernels/cuda/bf16.cuh"
+#include "kernels/cuda/product.h"
 #include "tessera/exact.h"
 
 enum { WARPS = 4, ROWS = TILE / WARPS }; /* a warp owns ROWS rows of a tile, a lane a column */
@@ -170,7 +174,7 @@ static bool rounds(const ts_stream *s, const ts_attention *a)
 static ts_status forward(ts_stream *s, const job &j, const ts_attention *a)
 {
     if (a->B == 0 || a->T == 0) return TS_OK;
-    if (rounds(s, a)) return attention_mma_fwd(s, j, a->B);
+    if (rounds(s, a)) return attention_mma_fwd(s, j, nullptr, a->B);
     int staged;
     const size_t bytes = shared_bytes(s, 4, 1, j.c, &staged);
     TS_TRY(ts_allow_shared((const void *)attention_fwd_k1, bytes, "attention"));
@@ -192,10 +196,29 @@ static int64_t tiles_of(const ts_attention *a, int tile)
     return (a->T + tile - 1) / tile;
 }
 
+/* What attention in bfloat16 has in scratch behind the factors of queries: keys and values of the masked form; and all of them, and
+ * the results, in float32, if tensor cores do not take them. */
+struct narrow_places {
+    uint16_t *k, *v;
+    float *wide_k, *wide_v, *wide_out;
+    size_t bytes; /* with the factors */
+};
+
+static narrow_places narrow_scratch(const ts_stream *s, const ts_attention *a, void *scratch)
+{
+    const int64_t C = a->H * a->c, n = a->B * a->T * C, all = rounds(s, a) ? 0 : a->B * (a->pos + a->T) * C;
+    const uintptr_t at = (uintptr_t)scratch; /* NULL if only the size is asked for */
+    const uintptr_t k = at + ts_room(a->B * a->H * a->T, sizeof(float)), v = k + ts_room(n, sizeof(uint16_t));
+    const uintptr_t wide_k = v + ts_room(n, sizeof(uint16_t)), wide_v = wide_k + ts_room(all, sizeof(float));
+    const uintptr_t wide_out = wide_v + ts_room(all, sizeof(float));
+    const uintptr_t end = wide_out + ts_room(all ? n : 0, sizeof(float));
+    return narrow_places{ (uint16_t *)k, (uint16_t *)v, (float *)wide_k, (float *)wide_v, (float *)wide_out, end - at };
+}
+
 /* Scratch: factors of queries and keys; backward also delta and the parts of dscale_mul. */
 size_t attention_scratch_cuda(ts_stream *s, const ts_attention *a, int backward)
 {
-    (void)s;
+    if (a->dtype == TS_BF16) return narrow_scratch(s, a, nullptr).bytes;
     const int64_t rows = a->B * a->H * a->T;
     return sizeof(float) * (size_t)(2 * rows + (backward ? rows + a->B * a->H * tiles_of(a, TILE) : 0));
 }
@@ -218,21 +241,9 @@ static job masked(const float *qkv, const int32_t *end, const ts_attention *a, f
     return j;
 }
 
-ts_status attention_fwd_cuda(ts_stream *s, void *out, float *lse, const float *qkv, const float *scale_mul,
-                             const int32_t *end, const ts_attention *a, void *scratch)
-{
-    float *q_factor = (float *)scratch, *k_factor = q_factor + a->B * a->H * a->T;
-    TS_TRY(check(a));
-    TS_TRY(factors(s, q_factor, k_factor, qkv, scale_mul, a));
-    job j = masked(qkv, end, a, q_factor);
-    j.out = (float *)out;
-    j.lse = lse;
-    return forward(s, j, a);
-}
-
 /* A warp copies one head's key and value of a new token behind those in the cache. */
-static __global__ void append_k1(float *cache_k, float *cache_v, const float *qkv, int normalise, ts_attention a,
-                                 int64_t rows)
+template <class T>
+static __global__ void append_k1(T *cache_k, T *cache_v, const float *qkv, int normalise, ts_attention a, int64_t rows)
 {
     const int lane = threadIdx.x % WARP, c = (int)a.c;
     const int64_t n = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / WARP;
@@ -242,31 +253,85 @@ static __global__ void append_k1(float *cache_k, float *cache_v, const float *qk
     const int64_t to = ((b * a.T_max + a.pos + t) * a.H + h) * c;
     const float inverse = normalise ? inverse_norm(k, c, lane) : 1.0f;
     for (int i = lane; i < c; i += WARP) {
-        cache_k[to + i] = k[i] * inverse;
-        cache_v[to + i] = v[i];
+        put(cache_k + to + i, k[i] * inverse);
+        put(cache_v + to + i, v[i]);
     }
+}
+
+/* Keys and values of T new tokens go behind those in the cache of T_max; the job is to read them there. */
+static ts_status append(ts_stream *s, job *j, void *cache_k, void *cache_v, const float *qkv, int normalise, const ts_attention *a)
+{
+    const int64_t rows = a->B * a->T * a->H, C = a->H * a->c;
+    j->k_factor = nullptr;
+    j->keys = a->pos + a->T;
+    j->kv_image = a->T_max * C;
+    j->kv_token = C;
+    const unsigned blocks = (unsigned)((rows * WARP + BLOCK - 1) / BLOCK);
+    if (a->dtype == TS_BF16)
+        return TS_LAUNCH(append_k1<uint16_t>, blocks, BLOCK, 0, s, (uint16_t *)cache_k, (uint16_t *)cache_v, qkv, normalise, *a, rows);
+    j->k = (const float *)cache_k;
+    j->v = (const float *)cache_v;
+    return TS_LAUNCH(append_k1<float>, blocks, BLOCK, 0, s, (float *)cache_k, (float *)cache_v, qkv, normalise, *a, rows);
+}
+
+/* to (B,n) float32 = the first n numbers of each image of a cache. */
+static __global__ void widen_cache_k1(float *to, const uint16_t *cache, int64_t image, int64_t n, int64_t all)
+{
+    TS_EACH(i, all) to[i] = bf16_widen(cache[i / n * image + i % n]);
+}
+
+/* The job with keys and values of a cache in bfloat16, and results rounded. */
+static ts_status forward_narrow(ts_stream *s, job j, const stored<uint16_t> &x, const narrow_places &m, const ts_attention *a)
+{
+    if (rounds(s, a)) return attention_mma_fwd(s, j, &x, a->B);
+    const int64_t C = a->H * a->c, n = j.keys * C, all = a->B * n;
+    TS_TRY(TS_LAUNCH(widen_cache_k1, ts_blocks(all), BLOCK, 0, s, m.wide_k, x.k, j.kv_image, n, all));
+    TS_TRY(TS_LAUNCH(widen_cache_k1, ts_blocks(all), BLOCK, 0, s, m.wide_v, x.v, j.kv_image, n, all));
+    j.k = m.wide_k;
+    j.v = m.wide_v;
+    j.kv_image = n;
+    j.out = m.wide_out;
+    TS_TRY(forward(s, j, a));
+    return ts_narrow(s, x.out, m.wide_out, a->B * a->T * C);
+}
+
+ts_status attention_fwd_cuda(ts_stream *s, void *out, float *lse, const float *qkv, const float *scale_mul,
+                             const int32_t *end, const ts_attention *a, void *scratch)
+{
+    float *q_factor = (float *)scratch, *k_factor = q_factor + a->B * a->H * a->T;
+    TS_TRY(check(a));
+    if (a->B * a->T * a->H == 0) return TS_OK;
+    job j = masked(qkv, end, a, q_factor);
+    j.lse = lse;
+    if (a->dtype == TS_BF16) {
+        const narrow_places m = narrow_scratch(s, a, scratch);
+        ts_attention cached = *a;
+        cached.pos = 0;
+        cached.T_max = a->T;
+        TS_TRY(factors(s, q_factor, nullptr, qkv, scale_mul, a));
+        TS_TRY(append(s, &j, m.k, m.v, qkv, scale_mul != nullptr, &cached));
+        return forward_narrow(s, j, { m.k, m.v, (uint16_t *)out }, m, &cached);
+    }
+    TS_TRY(factors(s, q_factor, k_factor, qkv, scale_mul, a));
+    j.out = (float *)out;
+    return forward(s, j, a);
 }
 
 ts_status attention_cached_cuda(ts_stream *s, void *out, void *keys, void *values, const float *qkv,
                                 const float *scale_mul, const ts_attention *a, void *scratch)
 {
-    float *cache_k = (float *)keys, *cache_v = (float *)values;
     TS_TRY(check(a));
     if (a->pos < 0 || a->pos + a->T > a->T_max)
         return ts_fail(TS_E_INTERNAL, "attention: %lld new tokens behind %lld, the cache has room for %lld",
                        (long long)a->T, (long long)a->pos, (long long)a->T_max);
-    const int64_t rows = a->B * a->T * a->H, C = a->H * a->c;
-    if (rows == 0) return TS_OK;
-    TS_TRY(factors(s, (float *)scratch, nullptr, qkv, scale_mul, a));
-    TS_TRY(TS_LAUNCH(append_k1, (unsigned)((rows * WARP + BLOCK - 1) / BLOCK), BLOCK, 0, s, cache_k, cache_v, qkv,
-                     scale_mul != nullptr, *a, rows));
+    if (a->B * a->T * a->H == 0) return TS_OK;
     job j = masked(qkv, nullptr, a, (float *)scratch);
-    j.k = cache_k;
-    j.v = cache_v;
-    j.k_factor = nullptr;
-    j.keys = a->pos + a->T;
-    j.kv_image = a->T_max * C;
-    j.kv_token = C;
+    TS_TRY(factors(s, (float *)scratch, nullptr, qkv, scale_mul, a));
+    TS_TRY(append(s, &j, keys, values, qkv, scale_mul != nullptr, a));
+    if (a->dtype == TS_BF16) {
+        const stored<uint16_t> x = { (const uint16_t *)keys, (const uint16_t *)values, (uint16_t *)out };
+        return forward_narrow(s, j, x, narrow_scratch(s, a, scratch), a);
+    }
     j.out = (float *)out;
     return forward(s, j, a);
 }

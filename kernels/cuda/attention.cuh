@@ -8,6 +8,12 @@
 
 enum { TILE = 32, MMA_TILE = 64 }; /* queries or keys of a tile; those of a block on tensor cores */
 
+/* Keys, values and results as they stand in memory: float32 or bfloat16. */
+template <class T> struct stored {
+    const T *k, *v;
+    T *out;
+};
+
 /* One call. Keys and values of the masked form lie in qkv, those of the cached form in the cache. */
 struct job {
     const float *q, *k, *v;
@@ -59,9 +65,9 @@ static __device__ inline void through_norm(float *dx, const float *x, const floa
 /* Heads that are not too wide for shared memory. */
 bool attention_mma_fits(const ts_stream *s, int c);
 
-/* With operands rounded to bfloat16, of heads that fit. In backward delta is that of rounded gradients of the output,
- * and dmul (B,H,tiles of MMA_TILE queries). */
-ts_status attention_mma_fwd(ts_stream *s, job j, int64_t B);
+/* With operands rounded to bfloat16, of heads that fit. narrow: what stands in the places of k, v and out of the job, if they are
+ * bfloat16, or NULL. In backward delta is that of rounded gradients of the output, and dmul (B,H,tiles of MMA_TILE queries). */
+ts_status attention_mma_fwd(ts_stream *s, job j, const stored<uint16_t> *narrow, int64_t B);
 ts_status attention_mma_bwd(ts_stream *s, job j, int64_t B, int normalised);
 
 #endif

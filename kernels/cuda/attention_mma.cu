@@ -5,7 +5,7 @@
  * memory rounded to bfloat16; scores, maxima, sums and the output so far are float32. A warp takes its rows of scores
  * as a product, turns them into weights (online softmax, a lane for each key), and adds the product of weights and
  * values to its rows of the output. Factors are applied to scores in float32. Values that are not finite are marked
- * (attention_mma.cuh). */
+ * (attention_mma.cuh). Keys, values and results are float32 or bfloat16 in memory. */
 #include "kernels/cuda/attention_mma.cuh"
 
 /* Floats or bfloat16 numbers between rows: eight more than there are, against bank conflicts. */
@@ -55,14 +55,22 @@ static __device__ inline void multiply_values(const places &m, int row0, int wid
     }
 }
 
-static __global__ void __launch_bounds__(WARPS *WARP, 4) attention_mma_k1(job j, int width)
+/* Marks of the values of a tile. */
+static __device__ inline int *room_of_marks()
+{
+    __shared__ int bad[TILE];
+    return bad;
+}
+
+template <class T>
+static __global__ void __launch_bounds__(WARPS *WARP, 4) attention_mma_k1(job j, stored<T> x, int width)
 {
     TS_SHARED(shared);
-    __shared__ int bad[TILE];
+    int *const bad = room_of_marks();
     const places m = divide(shared, width);
     const int c = j.c, lane = threadIdx.x % WARP, row0 = (int)threadIdx.x / WARP * ROWS;
     const int64_t t0 = (int64_t)blockIdx.x * MMA_TILE, h = blockIdx.y, b = blockIdx.z, head = b * j.H + h, C = j.H * c;
-    const float *keys = j.k + b * j.kv_image + h * c, *values = j.v + b * j.kv_image + h * c;
+    const T *keys = x.k + b * j.kv_image + h * c, *values = x.v + b * j.kv_image + h * c;
     const int64_t last = (t0 + MMA_TILE < j.T ? t0 + MMA_TILE : j.T) - 1;
     const int64_t most = end_of(j, last); /* end never decreases */
     const int rows = (int)(last + 1 - t0 - row0); /* of this warp; it may have none, or more than ROWS */
@@ -112,7 +120,7 @@ static __global__ void __launch_bounds__(WARPS *WARP, 4) attention_mma_k1(job j,
         if (r >= rows) continue;
         const int64_t t = t0 + row0 + r;
         for (int i = lane; i < c; i += WARP)
-            j.out[(b * j.T + t) * C + h * c + i] = m.out[(row0 + r) * m.stride + i] / sum[r];
+            put(x.out + (b * j.T + t) * C + h * c + i, m.out[(row0 + r) * m.stride + i] / sum[r]);
         if (j.lse && lane == 0) j.lse[head * j.T + t] = max[r] + ts_logf(sum[r]);
     }
 }
@@ -123,12 +131,16 @@ bool attention_mma_fits(const ts_stream *s, int c)
     return shared_bytes(width_of(c)) + STATIC <= s->most_shared;
 }
 
-ts_status attention_mma_fwd(ts_stream *s, job j, int64_t B)
+ts_status attention_mma_fwd(ts_stream *s, job j, const stored<uint16_t> *narrow, int64_t B)
 {
     const int width = width_of(j.c);
     const size_t bytes = shared_bytes(width);
-    j.quads = j.c % 4 == 0 && ts_aligned(j.q) && ts_aligned(j.k) && ts_aligned(j.v);
-    TS_TRY(ts_allow_shared((const void *)attention_mma_k1, bytes, "attention"));
-    return TS_LAUNCH(attention_mma_k1, dim3((unsigned)((j.T + MMA_TILE - 1) / MMA_TILE), (unsigned)j.H, (unsigned)B),
-                     WARPS * WARP, bytes, s, j, width);
+    const dim3 grid((unsigned)((j.T + MMA_TILE - 1) / MMA_TILE), (unsigned)j.H, (unsigned)B);
+    const stored<float> wide = { j.k, j.v, j.out };
+    const void *k = narrow ? (const void *)narrow->k : j.k, *v = narrow ? (const void *)narrow->v : j.v;
+    j.quads = j.c % 4 == 0 && ts_aligned(j.q) && ts_aligned(k) && ts_aligned(v);
+    TS_TRY(ts_allow_shared(narrow ? (const void *)attention_mma_k1<uint16_t> : (const void *)attention_mma_k1<float>, bytes,
+                           "attention"));
+    return narrow ? TS_LAUNCH(attention_mma_k1<uint16_t>, grid, WARPS * WARP, bytes, s, j, *narrow, width)
+                  : TS_LAUNCH(attention_mma_k1<float>, grid, WARPS * WARP, bytes, s, j, wide, width);
 }

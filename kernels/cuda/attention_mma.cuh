@@ -34,38 +34,57 @@ static __device__ inline const __nv_bfloat16 *as_bf16(const uint16_t *p)
     return (const __nv_bfloat16 *)p;
 }
 
-static __device__ inline bool finite(uint16_t x)
+/* Whether all of four bfloat16 numbers are. */
+static __device__ inline bool finite(uint64_t four)
 {
-    return (x & 0x7f80) != 0x7f80;
+    bool all = true;
+    for (int i = 0; i < 4; i++) all = all && (four >> 16 * i & 0x7f80) != 0x7f80;
+    return all;
 }
 
-/* Four numbers from x on, those of them that come before `left`. quads: x is aligned and left a multiple of four. */
-static __device__ inline float4 four_of(const float *x, int left, int quads)
+/* Four bfloat16 numbers, side by side. */
+static __device__ inline uint64_t quad_of(uint16_t a, uint16_t b, uint16_t c, uint16_t d)
+{
+    return a | (uint64_t)b << 16 | (uint64_t)c << 32 | (uint64_t)d << 48;
+}
+
+/* Four numbers from x on, rounded, those of them that come before `left`. quads: x is aligned and left a multiple of four. */
+static __device__ inline uint64_t four_of(const float *x, int left, int quads)
 {
     float4 v = { 0, 0, 0, 0 };
-    if (left <= 0) return v;
-    if (quads) return load4(x);
-    v.x = x[0];
-    if (left > 1) v.y = x[1];
-    if (left > 2) v.z = x[2];
-    if (left > 3) v.w = x[3];
-    return v;
+    if (left <= 0) return 0;
+    if (quads) {
+        v = load4(x);
+    } else {
+        v.x = x[0];
+        if (left > 1) v.y = x[1];
+        if (left > 2) v.z = x[2];
+        if (left > 3) v.w = x[3];
+    }
+    return quad_of(bf16_narrow(v.x), bf16_narrow(v.y), bf16_narrow(v.z), bf16_narrow(v.w));
+}
+
+static __device__ inline uint64_t four_of(const uint16_t *x, int left, int quads)
+{
+    if (left <= 0) return 0;
+    if (quads) return *(const uint64_t *)x;
+    return quad_of(x[0], left > 1 ? x[1] : 0, left > 2 ? x[2] : 0, left > 3 ? x[3] : 0);
 }
 
 /* Rows t0.. of `from`, n in all, rounded; zeros behind them and behind their c channels. bad: where rows with numbers
  * that are not finite, which become zeros, leave `mark`; or NULL. */
-static __device__ inline void load_rounded(uint16_t *to, int stride, const float *from, int64_t token, int64_t t0,
+template <class T>
+static __device__ inline void load_rounded(uint16_t *to, int stride, const T *from, int64_t token, int64_t t0,
                                            int64_t n, int rows, const job &j, int width, int *bad, int mark)
 {
     for (int i = (int)threadIdx.x * 4; i < rows * width; i += (int)blockDim.x * 4) {
         const int row = i / width, at = i % width;
-        const float4 v = four_of(from + (t0 + row) * token + at, t0 + row < n ? j.c - at : 0, j.quads);
-        uint16_t a = bf16_narrow(v.x), b = bf16_narrow(v.y), c = bf16_narrow(v.z), d = bf16_narrow(v.w);
-        if (bad && !(finite(a) && finite(b) && finite(c) && finite(d))) {
-            a = b = c = d = 0;
+        uint64_t four = four_of(from + (t0 + row) * token + at, t0 + row < n ? j.c - at : 0, j.quads);
+        if (bad && !finite(four)) {
+            four = 0;
             atomicMax(bad + row, mark);
         }
-        *(uint64_t *)(to + row * stride + at) = a | (uint64_t)b << 16 | (uint64_t)c << 32 | (uint64_t)d << 48;
+        *(uint64_t *)(to + row * stride + at) = four;
     }
 }
 

@@ -45,7 +45,7 @@ static bool pointwise(const ts_conv2d *c)
 
 static ts_linear as_linear(const ts_conv2d *c)
 {
-    return ts_linear{ c->B * c->Y * c->X, c->C, c->O, c->math, TS_F32 };
+    return ts_linear{ c->B * c->Y * c->X, c->C, c->O, c->math, c->x_dtype };
 }
 
 size_t conv2d_scratch_cuda(ts_stream *s, const ts_conv2d *c, int backward)
@@ -60,18 +60,13 @@ size_t conv2d_scratch_cuda(ts_stream *s, const ts_conv2d *c, int backward)
     return convolved > product ? convolved : product;
 }
 
-static __device__ inline void put(float *to, float x)
+static __device__ inline void put(uint16_t *to, uint16_t x)
 {
     *to = x;
 }
 
-static __device__ inline void put(uint16_t *to, float x)
-{
-    *to = bf16_narrow(x);
-}
-
-template <class T>
-static __global__ void columns_k1(T *columns, const float *x, ts_conv2d c, int64_t Yo, int64_t Xo, int64_t all)
+template <class T, class X>
+static __device__ inline void fill_columns(T *columns, const X *x, const ts_conv2d &c, int64_t Yo, int64_t Xo, int64_t all)
 {
     TS_EACH(n, all)
     {
@@ -79,8 +74,20 @@ static __global__ void columns_k1(T *columns, const float *x, ts_conv2d c, int64
         const int64_t b = row / (Yo * Xo), yo = row / Xo % Yo, xo = row % Xo;
         const int64_t y = yo * c.stride + tap / c.k - c.pad_lo, z = xo * c.stride + tap % c.k - c.pad_lo;
         const bool inside = y >= 0 && y < c.Y && z >= 0 && z < c.X;
-        put(columns + n, inside ? x[((b * c.Y + y) * c.X + z) * c.C + i] : 0.0f);
+        put(columns + n, inside ? x[((b * c.Y + y) * c.X + z) * c.C + i] : X(0));
     }
+}
+
+template <class T>
+static __global__ void columns_k1(T *columns, const float *x, ts_conv2d c, int64_t Yo, int64_t Xo, int64_t all)
+{
+    fill_columns(columns, x, c, Yo, Xo, all);
+}
+
+/* Of x in bfloat16. */
+static __global__ void columns_narrow_k1(uint16_t *columns, const uint16_t *x, ts_conv2d c, int64_t Yo, int64_t Xo, int64_t all)
+{
+    fill_columns(columns, x, c, Yo, Xo, all);
 }
 
 /* dx from the gradients of the columns: each number gathers the patches that hold it. */
@@ -104,12 +111,17 @@ static __global__ void image_k1(float *dx, const float *columns, ts_conv2d c, in
     }
 }
 
-static ts_status make_columns(ts_stream *s, void *columns, const float *x, const ts_conv2d *c, int64_t all)
+/* Columns of `images` images, number `first` and on. */
+static ts_status make_columns(ts_stream *s, void *columns, const void *x, const ts_conv2d *c, const unrolled *u, int64_t first,
+                              int64_t images)
 {
-    const int64_t Yo = ts_conv2d_out(c, c->Y), Xo = ts_conv2d_out(c, c->X);
-    if (c->math == TS_MATH_BF16)
-        return TS_LAUNCH(columns_k1<uint16_t>, ts_blocks(all), BLOCK, 0, s, (uint16_t *)columns, x, *c, Yo, Xo, all);
-    return TS_LAUNCH(columns_k1<float>, ts_blocks(all), BLOCK, 0, s, (float *)columns, x, *c, Yo, Xo, all);
+    const int64_t Yo = ts_conv2d_out(c, c->Y), Xo = ts_conv2d_out(c, c->X), all = images * u->rows * u->width;
+    if (c->x_dtype == TS_BF16)
+        return TS_LAUNCH(columns_narrow_k1, ts_blocks(all), BLOCK, 0, s, (uint16_t *)columns, (const uint16_t *)x + first * u->in, *c,
+                         Yo, Xo, all);
+    const ts_dtype dtype = c->math == TS_MATH_BF16 ? TS_BF16 : TS_F32;
+    return TS_LAUNCH_STORING(TS_LAUNCH, dtype, columns_k1, ts_blocks(all), BLOCK, 0, s, columns, (const float *)x + first * u->in, *c,
+                             Yo, Xo, all);
 }
 
 /* w as an operand: itself, or rounded into scratch. */
@@ -122,10 +134,9 @@ static ts_status bring_weights(ts_stream *s, const void **p, const float *w, con
     return ts_narrow(s, (uint16_t *)scratch, w, u->weights);
 }
 
-ts_status conv2d_fwd_cuda(ts_stream *s, float *y, const void *in, const float *w, const float *b, const ts_conv2d *c,
+ts_status conv2d_fwd_cuda(ts_stream *s, float *y, const void *x, const float *w, const float *b, const ts_conv2d *c,
                           void *scratch)
 {
-    const float *x = (const float *)in;
     const ts_linear l = as_linear(c);
     if (pointwise(c)) return linear_fwd_cuda(s, y, x, w, b, &l, scratch);
     if (c->B == 0) return TS_OK;
@@ -138,10 +149,9 @@ ts_status conv2d_fwd_cuda(ts_stream *s, float *y, const void *in, const float *w
     TS_TRY(bring_weights(s, &right.p, w, c, &u, (char *)scratch + ts_room(u.images * u.rows * u.width, u.size)));
     if (b) TS_TRY(ts_fill_rows(s, y, b, c->B * u.rows, c->O));
     for (int64_t at = 0; at < c->B; at += u.images) {
-        const int64_t rows = (c->B - at < u.images ? c->B - at : u.images) * u.rows;
-        TS_TRY(make_columns(s, columns, x + at * u.in, c, rows * u.width));
-        TS_TRY(
-            ts_product(s, y + at * u.out, ts_operand{ columns, 0 }, right, rows, c->O, u.width, c->math, b != nullptr));
+        const int64_t images = c->B - at < u.images ? c->B - at : u.images;
+        TS_TRY(make_columns(s, columns, x, c, &u, at, images));
+        TS_TRY(ts_product(s, y + at * u.out, ts_operand{ columns, 0 }, right, images * u.rows, c->O, u.width, c->math, b != nullptr));
     }
     return TS_OK;
 }
@@ -168,7 +178,7 @@ static ts_status by_products(ts_stream *s, float *dx, float *dw, const float *dy
                              *c, ts_conv2d_out(c, c->Y), ts_conv2d_out(c, c->X), images * u.in));
         }
         if (dw) {
-            TS_TRY(make_columns(s, columns, x + at * u.in, c, rows * u.width));
+            TS_TRY(make_columns(s, columns, x, c, &u, at, images));
             g.transposed = 1;
             TS_TRY(ts_product(s, dw, g, ts_operand{ columns, 0 }, c->O, u.width, rows, c->math, 1));
         }

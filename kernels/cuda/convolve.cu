@@ -2,7 +2,8 @@
  *
  * Tensors are NHWC and float32 throughout. With TS_MATH_F32 cuDNN multiplies in float32. With TS_MATH_BF16 the operands
  * are rounded to bfloat16 before and multiplied by tensor cores as TF32, which holds every bfloat16 number: products
- * are exact, and sums and results stay float32, which cuDNN's bfloat16 convolutions do not give.
+ * are exact, and sums and results stay float32, which cuDNN's bfloat16 convolutions do not give. So pictures that stand in
+ * memory as bfloat16 are widened into scratch, as others are rounded.
  *
  * cuDNN pads both sides alike; where a convolution does not, the picture is padded into scratch before.
  *
@@ -277,24 +278,29 @@ size_t ts_convolve_scratch(ts_stream *s, const ts_conv2d *c, int backward)
 
 static __device__ inline float rounded(float x)
 {
-    return ts_float_of((uint32_t)bf16_narrow(x) << 16);
+    return bf16_round(x);
 }
 
-static __global__ void round_k1(float *y, const float *x, int64_t n)
+static __device__ inline float rounded(uint16_t x)
+{
+    return bf16_widen(x);
+}
+
+template <class X> static __global__ void round_k1(float *y, const X *x, int64_t n)
 {
     TS_EACH(i, n) y[i] = rounded(x[i]);
 }
 
 /* y = x with zeros around it, Yp rows of Xp pixels. */
-static __global__ void pad_k1(float *y, const float *x, ts_conv2d c, int64_t Yp, int64_t Xp, int64_t all)
+template <class X> static __global__ void pad_k1(float *y, const X *x, ts_conv2d c, int64_t Yp, int64_t Xp, int64_t all)
 {
     TS_EACH(n, all)
     {
         const int64_t i = n % c.C, col = n / c.C % Xp - c.pad_lo, row = n / c.C / Xp % Yp - c.pad_lo;
         const int64_t b = n / c.C / Xp / Yp;
         const bool inside = row >= 0 && row < c.Y && col >= 0 && col < c.X;
-        const float v = inside ? x[((b * c.Y + row) * c.X + col) * c.C + i] : 0.0f;
-        y[n] = c.math == TS_MATH_BF16 ? rounded(v) : v;
+        const X v = inside ? x[((b * c.Y + row) * c.X + col) * c.C + i] : X(0);
+        y[n] = c.math == TS_MATH_BF16 ? rounded(v) : (float)v;
     }
 }
 
@@ -317,17 +323,22 @@ static ts_status bring(ts_stream *s, const float **p, const float *x, int64_t n,
     float *y = (float *)*scratch;
     *p = y;
     *scratch += ts_room(n, sizeof(float));
-    return TS_LAUNCH(round_k1, ts_blocks(n), BLOCK, 0, s, y, x, n);
+    return TS_LAUNCH(round_k1<float>, ts_blocks(n), BLOCK, 0, s, y, x, n);
 }
 
-static ts_status bring_image(ts_stream *s, const float **p, const float *x, const ts_conv2d *c, char **scratch)
+static ts_status bring_image(ts_stream *s, const float **p, const void *x, const ts_conv2d *c, char **scratch)
 {
-    const int64_t n = n_image(c);
-    if (!uneven(c)) return bring(s, p, x, n, c, scratch);
+    const int64_t n = n_image(c), Yp = side(c, c->Y), Xp = side(c, c->X);
+    const bool narrow = c->x_dtype == TS_BF16;
+    const float *wide = (const float *)x;
+    const uint16_t *bits = (const uint16_t *)x;
+    if (!uneven(c) && !narrow) return bring(s, p, wide, n, c, scratch);
     float *y = (float *)*scratch;
     *p = y;
     *scratch += ts_room(n, sizeof(float));
-    return TS_LAUNCH(pad_k1, ts_blocks(n), BLOCK, 0, s, y, x, *c, side(c, c->Y), side(c, c->X), n);
+    if (!uneven(c)) return TS_LAUNCH(round_k1<uint16_t>, ts_blocks(n), BLOCK, 0, s, y, bits, n);
+    return narrow ? TS_LAUNCH(pad_k1<uint16_t>, ts_blocks(n), BLOCK, 0, s, y, bits, *c, Yp, Xp, n)
+                  : TS_LAUNCH(pad_k1<float>, ts_blocks(n), BLOCK, 0, s, y, wide, *c, Yp, Xp, n);
 }
 
 /* ---- running ---- */
@@ -344,21 +355,22 @@ static ts_status answer(const ts_convolver *v, cudnnStatus_t st, chosen *k, cons
                    v->calls->cudnnGetErrorString(st));
 }
 
-ts_status ts_convolve_fwd(ts_stream *s, bool *done, float *y, const float *x, const float *w, const float *b,
+ts_status ts_convolve_fwd(ts_stream *s, bool *done, float *y, const void *x, const float *w, const float *b,
                           const ts_conv2d *c, void *scratch)
 {
     size_t work;
+    const float *image;
     chosen *k = begin<forward>(s, c, &work);
     *done = false;
     if (!k) return TS_OK;
     const ts_convolver *v = s->convolver;
     const float one = 1, keep = b ? 1.0f : 0.0f;
     char *room = (char *)scratch;
-    TS_TRY(bring_image(s, &x, x, c, &room));
+    TS_TRY(bring_image(s, &image, x, c, &room));
     TS_TRY(bring(s, &w, w, n_weights(c), c, &room));
     if (b) TS_TRY(ts_fill_rows(s, y, b, n_out(c) / c->O, c->O));
     return answer(v,
-                  v->calls->cudnnConvolutionForward(v->handle, &one, v->x, x, v->w, w, v->conv,
+                  v->calls->cudnnConvolutionForward(v->handle, &one, v->x, image, v->w, w, v->conv,
                                                     (forward::algorithm)k->algorithm, room, work, &keep, v->y, y),
                   k, c, done);
 }

@@ -10,7 +10,7 @@ size_t ts_convolve_scratch(ts_stream *s, const ts_conv2d *c, int backward);
 
 /* The parts of op_conv2d.h: y; dx; dw (added to). *done says whether it was done; where cuDNN does not take the shape
  * it was not, and nothing has changed but y. */
-ts_status ts_convolve_fwd(ts_stream *s, bool *done, float *y, const float *x, const float *w, const float *b,
+ts_status ts_convolve_fwd(ts_stream *s, bool *done, float *y, const void *x, const float *w, const float *b,
                           const ts_conv2d *c, void *scratch);
 ts_status ts_convolve_dx(ts_stream *s, bool *done, float *dx, const float *dy, const float *w, const ts_conv2d *c,
                          void *scratch);

@@ -6,7 +6,7 @@ size_t ts_convolve_scratch(ts_stream *, const ts_conv2d *, int)
     return 0;
 }
 
-ts_status ts_convolve_fwd(ts_stream *, bool *done, float *, const float *, const float *, const float *,
+ts_status ts_convolve_fwd(ts_stream *, bool *done, float *, const void *, const float *, const float *,
                           const ts_conv2d *, void *)
 {
     *done = false;

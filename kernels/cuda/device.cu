@@ -35,6 +35,11 @@ ts_status about_cuda(int index, char text[TS_ABOUT])
     return TS_OK;
 }
 
+ts_dtype factor_dtype_cuda(ts_math math)
+{
+    return math == TS_MATH_BF16 ? TS_BF16 : TS_F32;
+}
+
 static ts_status take_device(ts_stream *s)
 {
     cudaDeviceProp p;

@@ -11,6 +11,7 @@ extern "C" {
 #endif
 
 ts_status about_cuda(int index, char text[TS_ABOUT]);
+ts_dtype factor_dtype_cuda(ts_math math);
 ts_status stream_new_cuda(ts_stream **s, int index, int threads);
 void stream_free_cuda(ts_stream *s);
 ts_status stream_sync_cuda(ts_stream *s);

@@ -13,7 +13,8 @@
  *                 of it, blocks have half the threads and keep numbers in registers, too: with W of 40, as the published
  *                 autoencoder has, half as many again. 256x256 positions are 2.6. Beyond, x is read again in part:
  *                 kernels/cuda/REPORT.md has the numbers; 1.5 times what is least, and 1.67 backward, at most.
- * Sums of slices wait where y will be. */
+ * Sums of slices wait where y will be. y may be bfloat16: what is read and summed is the same, what is written is half. */
+#include "kernels/cuda/bf16.cuh"
 #include "kernels/cuda/group_norm.cuh"
 
 /* v of all threads, added up for each group: sums[group]. part: BLOCK values in shared memory. */
@@ -110,10 +111,10 @@ static __device__ inline float normal(float x, float mean, float scale, float sh
     return silu ? u * ts_sigmoidf(u) : u;
 }
 
-template <int KEEP>
-static __device__ inline void normalise_part(float *y, const float *held, const float *x, const float *mean, const float *rstd,
-                                        const float *gamma, const float *beta, const part_of_image &w,
-                                        const ts_group_norm &n, const slab &kept)
+template <int KEEP, class Y>
+static __device__ inline void normalise_part(Y *y, const float *held, const float *x, const float *mean, const float *rstd,
+                                             const float *gamma, const float *beta, const part_of_image &w,
+                                             const ts_group_norm &n, const slab &kept)
 {
     EACH_STRIP(strip, w)
     {
@@ -123,51 +124,84 @@ static __device__ inline void normalise_part(float *y, const float *held, const 
 #pragma unroll
         for (int k = 0; k < KEEP; k++) {
             const int p = w.p0 + v.row + k * v.rows;
-            if (p < end_of_rows(v, w)) y[w.at + p * n.C + v.channel] = normal(held[k], m, scale, shift, n.silu);
+            if (p < end_of_rows(v, w)) put(y + w.at + p * n.C + v.channel, normal(held[k], m, scale, shift, n.silu));
         }
         EACH_ROW(p, v, w, KEEP, 1)
         {
             const int64_t i = w.at + p * n.C + v.channel;
-            y[i] = normal(kept.has(p) ? kept(p, v.channel, w) : x[i], m, scale, shift, n.silu);
+            put(y + i, normal(kept.has(p) ? kept(p, v.channel, w) : x[i], m, scale, shift, n.silu));
         }
     }
 }
 
-static __global__ void group_norm_fwd_k1(float *y, float *mean, float *rstd, const float *x, const float *gamma,
-                                         const float *beta, ts_group_norm n, layout l)
+static __device__ inline group_room *room_of_block()
 {
     __shared__ group_room room;
+    return &room;
+}
+
+template <class Y>
+static __global__ void group_norm_fwd_k1(Y *y, float *mean, float *rstd, const float *x, const float *gamma,
+                                         const float *beta, ts_group_norm n, layout l)
+{
+    group_room *const room = room_of_block();
     const part_of_image w = my_part(n, l);
-    add_up<0>(nullptr, &room, x, w, n, slab{ nullptr, 0, 0 });
+    add_up<0>(nullptr, room, x, w, n, slab{ nullptr, 0, 0 });
     if ((int)threadIdx.x < l.groups)
-        finish_group(mean, rstd, room.sum[threadIdx.x], room.square[threadIdx.x], x,
+        finish_group(mean, rstd, room->sum[threadIdx.x], room->square[threadIdx.x], x,
                      w.b * n.G + w.c0 / w.wide + threadIdx.x, n);
     __syncthreads();
     normalise_part<0>(y, nullptr, x, mean, rstd, gamma, beta, w, n, slab{ nullptr, 0, 0 });
 }
 
-/* Number k of sums (groups,slices,4) of bundle i, where y will be: in the first rows of its channels. */
-static __device__ inline float *sums_at(float *y, const part_of_image &w, const ts_group_norm &n, int k)
+/* Where number k of a bundle's channels of y stands, counted row by row. */
+template <class Y> static __device__ inline Y *number_at(Y *y, const part_of_image &w, const ts_group_norm &n, int k)
 {
     const int width = w.groups * w.wide, row = k / width;
     return y + w.at + row * n.C + w.c0 + (k - row * width);
 }
 
-/* A sum as a float and another for what that leaves of it. */
-static __device__ inline void put_sum(float *y, double sum, const part_of_image &w, const ts_group_norm &n, int k)
+/* Float k of sums (groups,slices,4) of a bundle, where y will be: in the first rows of its channels. */
+static __device__ inline void put_float(float *y, float v, const part_of_image &w, const ts_group_norm &n, int k)
 {
-    const float high = (float)sum;
-    *sums_at(y, w, n, k) = high;
-    *sums_at(y, w, n, k + 1) = (float)(sum - high);
+    *number_at(y, w, n, k) = v;
 }
 
-static __device__ inline double get_sum(float *y, const part_of_image &w, const ts_group_norm &n, int k)
+static __device__ inline float get_float(const float *y, const part_of_image &w, const ts_group_norm &n, int k)
 {
-    return (double)*sums_at(y, w, n, k) + *sums_at(y, w, n, k + 1);
+    return *number_at(y, w, n, k);
+}
+
+/* In bfloat16 it takes the places of two numbers. There is room: 8 numbers of a group, of at least 128 positions. */
+static __device__ inline void put_float(uint16_t *y, float v, const part_of_image &w, const ts_group_norm &n, int k)
+{
+    const uint32_t bits = ts_bits_of(v);
+    *number_at(y, w, n, 2 * k) = (uint16_t)(bits >> 16);
+    *number_at(y, w, n, 2 * k + 1) = (uint16_t)bits;
+}
+
+static __device__ inline float get_float(const uint16_t *y, const part_of_image &w, const ts_group_norm &n, int k)
+{
+    return ts_float_of((uint32_t)*number_at(y, w, n, 2 * k) << 16 | *number_at(y, w, n, 2 * k + 1));
+}
+
+/* A sum as a float and another for what that leaves of it. */
+template <class Y>
+static __device__ inline void put_sum(Y *y, double sum, const part_of_image &w, const ts_group_norm &n, int k)
+{
+    const float high = (float)sum;
+    put_float(y, high, w, n, k);
+    put_float(y, (float)(sum - high), w, n, k + 1);
+}
+
+template <class Y> static __device__ inline double get_sum(const Y *y, const part_of_image &w, const ts_group_norm &n, int k)
+{
+    return (double)get_float(y, w, n, k) + get_float(y, w, n, k + 1);
 }
 
 /* Warps add up the slices of a group each. */
-static __device__ inline void finish_bundle(float *mean, float *rstd, float *y, const float *x, const part_of_image &w,
+template <class Y>
+static __device__ inline void finish_bundle(float *mean, float *rstd, const Y *y, const float *x, const part_of_image &w,
                                             const ts_group_norm &n)
 {
     const int group = (int)threadIdx.x / WARP;
@@ -184,8 +218,8 @@ static __device__ inline void finish_bundle(float *mean, float *rstd, float *y, 
 }
 
 /* Sums of a slice, left in y. */
-template <int KEEP>
-static __device__ inline void sum_slice(float *held, float *y, group_room *room, const float *x, const part_of_image &w,
+template <int KEEP, class Y>
+static __device__ inline void sum_slice(float *held, Y *y, group_room *room, const float *x, const part_of_image &w,
                                         const ts_group_norm &n, const slab &keep)
 {
     add_up<KEEP>(held, room, x, w, n, keep);
@@ -196,8 +230,8 @@ static __device__ inline void sum_slice(float *held, float *y, group_room *room,
 }
 
 /* All rounds of a block, rooms for so many teams before what it keeps in shared memory. */
-template <int TEAMS, int KEEP>
-static __device__ inline void forward_rounds(group_room *rooms, float *y, float *mean, float *rstd, const float *x, const float *gamma,
+template <int TEAMS, int KEEP, class Y>
+static __device__ inline void forward_rounds(group_room *rooms, Y *y, float *mean, float *rstd, const float *x, const float *gamma,
                                              const float *beta, const ts_group_norm &n, const layout &l, const deal &d)
 {
     group_room *const room = rooms + my_team();
@@ -220,38 +254,50 @@ static __device__ inline void forward_rounds(group_room *rooms, float *y, float 
     }
 }
 
+template <class Y>
 static __global__ void __launch_bounds__(MOST_TEAMS *BLOCK)
-    group_norm_slab_k1(float *y, float *mean, float *rstd, const float *x, const float *gamma, const float *beta,
+    group_norm_slab_k1(Y *y, float *mean, float *rstd, const float *x, const float *gamma, const float *beta,
                        ts_group_norm n, layout l, deal d)
 {
     TS_SHARED(shared);
     forward_rounds<MOST_TEAMS, 0>((group_room *)shared, y, mean, rstd, x, gamma, beta, n, l, d);
 }
 
+template <class Y>
 static __global__ void __launch_bounds__(KEPT_TEAMS *BLOCK)
-    group_norm_kept_k1(float *y, float *mean, float *rstd, const float *x, const float *gamma, const float *beta,
+    group_norm_kept_k1(Y *y, float *mean, float *rstd, const float *x, const float *gamma, const float *beta,
                        ts_group_norm n, layout l, deal d)
 {
     TS_SHARED(shared);
     forward_rounds<KEPT_TEAMS, KEPT_FWD>((group_room *)shared, y, mean, rstd, x, gamma, beta, n, l, d);
 }
 
-ts_status group_norm_fwd_cuda(ts_stream *s, void *out, float *mean, float *rstd, const float *x, const float *gamma,
+static keeping keeping_of(const ts_group_norm *n)
+{
+    keeping k = { (const void *)group_norm_slab_k1<float>, (const void *)group_norm_kept_k1<float>, sizeof(group_room), 1, 4, KEPT_FWD };
+    if (n->y_dtype != TS_BF16) return k;
+    k.slab = (const void *)group_norm_slab_k1<uint16_t>;
+    k.kept = (const void *)group_norm_kept_k1<uint16_t>;
+    return k;
+}
+
+ts_status group_norm_fwd_cuda(ts_stream *s, void *y, float *mean, float *rstd, const float *x, const float *gamma,
                               const float *beta, const ts_group_norm *n)
 {
-    float *y = (float *)out;
     if (n->B == 0) return TS_OK;
     TS_TRY(few_positions(n));
     const layout l = layout_of(n);
     if (l.slices == 1)
-        return TS_LAUNCH(group_norm_fwd_k1, blocks_of(n), BLOCK, 0, s, y, mean, rstd, x, gamma, beta, *n, l);
-    const keeping k = { (const void *)group_norm_slab_k1, (const void *)group_norm_kept_k1, sizeof(group_room), 1, 4, KEPT_FWD };
+        return TS_LAUNCH_STORING(TS_LAUNCH, n->y_dtype, group_norm_fwd_k1, blocks_of(n), BLOCK, 0, s, y, mean, rstd, x, gamma, beta,
+                                 *n, l);
     deal d;
-    TS_TRY(deal_out(&d, s, n, k));
+    TS_TRY(deal_out(&d, s, n, keeping_of(n)));
     if (d.ahead)
-        return TS_LAUNCH_TOGETHER(group_norm_kept_k1, d.grid, d.teams * BLOCK, d.bytes, s, y, mean, rstd, x, gamma, beta, *n, l, d);
-    return d.shares == 1 ? TS_LAUNCH(group_norm_slab_k1, d.grid, d.teams * BLOCK, d.bytes, s, y, mean, rstd, x, gamma,
-                                     beta, *n, l, d)
-                         : TS_LAUNCH_TOGETHER(group_norm_slab_k1, d.grid, d.teams * BLOCK, d.bytes, s, y, mean, rstd, x,
-                                              gamma, beta, *n, l, d);
+        return TS_LAUNCH_STORING(TS_LAUNCH_TOGETHER, n->y_dtype, group_norm_kept_k1, d.grid, d.teams * BLOCK, d.bytes, s, y, mean,
+                                 rstd, x, gamma, beta, *n, l, d);
+    if (d.shares > 1)
+        return TS_LAUNCH_STORING(TS_LAUNCH_TOGETHER, n->y_dtype, group_norm_slab_k1, d.grid, d.teams * BLOCK, d.bytes, s, y, mean,
+                                 rstd, x, gamma, beta, *n, l, d);
+    return TS_LAUNCH_STORING(TS_LAUNCH, n->y_dtype, group_norm_slab_k1, d.grid, d.teams * BLOCK, d.bytes, s, y, mean, rstd, x, gamma,
+                             beta, *n, l, d);
 }

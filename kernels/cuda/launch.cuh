@@ -32,7 +32,10 @@ static const unsigned ALL_LANES = 0xffffffffu;
 /* The status of a call of the runtime; `what` names it in the message. */
 ts_status ts_cuda(cudaError_t e, const char *what);
 
-/* Launch a kernel on ts_stream *s; the value is a ts_status. TOGETHER: a cooperative launch, whose blocks are all there
+/* A kernel that is a template gets its static shared memory from a function that is none: the host compiler does not tell the
+ * emulated device which variables of templates are shared.
+ *
+ * Launch a kernel on ts_stream *s; the value is a ts_status. TOGETHER: a cooperative launch, whose blocks are all there
  * at one time (ts_resident) and may wait for each other. */
 #ifdef __CUDACC__
 #define TS_LAUNCH(kernel, grid, block, shared_bytes, s, ...)                                                           \

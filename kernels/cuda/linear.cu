@@ -5,12 +5,13 @@
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/rows.h"
 
-/* Scratch: with bfloat16 the rounded operands x, w and, backward, dy. */
+/* Scratch: with bfloat16 the rounded operands x, unless it is bfloat16, w and, backward, dy. */
 size_t linear_scratch_cuda(ts_stream *s, const ts_linear *l, int backward)
 {
     (void)s;
     if (l->math == TS_MATH_F32) return 0;
-    return ts_room(l->N * l->I, 2) + ts_room(l->O * l->I, 2) + (backward ? ts_room(l->N * l->O, 2) : 0);
+    const size_t x = l->x_dtype == TS_BF16 ? 0 : ts_room(l->N * l->I, 2);
+    return x + ts_room(l->O * l->I, 2) + (backward ? ts_room(l->N * l->O, 2) : 0);
 }
 
 /* x as an operand: itself, or rounded into scratch, which moves on. */
@@ -30,7 +31,8 @@ ts_status linear_fwd_cuda(ts_stream *s, float *y, const void *x, const float *w,
     if (l->N == 0) return TS_OK;
     char *room = (char *)scratch;
     ts_operand left = {}, right = { nullptr, 1 };
-    TS_TRY(bring(s, &left.p, (const float *)x, l->N * l->I, l->math, &room));
+    left.p = x;
+    if (l->x_dtype != TS_BF16) TS_TRY(bring(s, &left.p, (const float *)x, l->N * l->I, l->math, &room));
     TS_TRY(bring(s, &right.p, w, l->O * l->I, l->math, &room));
     if (b) TS_TRY(ts_fill_rows(s, y, b, l->N, l->O));
     return ts_product(s, y, left, right, l->N, l->O, l->I, l->math, b != nullptr);
