@@ -84,6 +84,7 @@ int tg_exact(ts_graph *g, int on);
 
 /* --- ops; b may be NULL --- */
 ts_tensor *tg_linear(ts_graph *g, ts_tensor *x, ts_tensor *w, ts_tensor *b); /* (...,I) x (O,I) -> (...,O) */
+ts_tensor *tg_linear_act(ts_graph *g, ts_tensor *x, ts_tensor *w, ts_tensor *b, ts_act act); /* then the activation, at once if it can be */
 ts_tensor *tg_conv2d(ts_graph *g, ts_tensor *x, ts_tensor *w, ts_tensor *b, int stride, int pad_lo, int pad_hi);
 ts_tensor *tg_group_norm(ts_graph *g, ts_tensor *x, ts_tensor *gamma, ts_tensor *beta, int groups, float eps, int silu);
 ts_tensor *tg_act(ts_graph *g, ts_tensor *x, ts_act act);

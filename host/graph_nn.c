@@ -17,25 +17,36 @@ static void linear_back(ts_graph *g, tg_node *n)
     ts_block_drop(g->d, scratch);
 }
 
-ts_tensor *tg_linear(ts_graph *g, ts_tensor *x, ts_tensor *w, ts_tensor *b)
+/* With an activation only where nothing flows back. */
+static ts_tensor *linear(ts_graph *g, ts_tensor *x, ts_tensor *w, ts_tensor *b, ts_act act)
 {
     TG_WHOLE(g, x, w);
     if (w->rank != 2 || x->dim[x->rank - 1] != w->dim[1])
         return tg_mismatch(g, "linear", "last dimension = columns of the weight", x);
     if (b && ts_tensor_count(b) != w->dim[0]) return tg_mismatch(g, "linear", "a bias as long as the output", b);
-    ts_linear op = { ts_tensor_count(x) / w->dim[1], w->dim[1], w->dim[0], tg_math(g), x->dtype };
+    ts_linear op = { ts_tensor_count(x) / w->dim[1], w->dim[1], w->dim[0], tg_math(g), x->dtype, act, act ? tg_factor_dtype(g) : TS_F32 };
     int64_t dim[TS_MAX_RANK];
     memcpy(dim, x->dim, sizeof dim);
     dim[x->rank - 1] = op.O;
-    ts_tensor *y = tg_new(g, TS_F32, x->rank, dim), *in[] = { x, w, b };
+    ts_tensor *y = tg_new(g, op.y_dtype, x->rank, dim), *in[] = { x, w, b };
     ts_block *scratch = tg_scratch(g, TG_BE(g)->linear_scratch(TG_S(g), &op, 0));
     if (y && scratch)
-        tg_check(g, TG_BE(g)->linear_fwd(TG_S(g), TG_F(y), x->data, TG_F(w), TG_F(b), &op, scratch->p));
+        tg_check(g, TG_BE(g)->linear_fwd(TG_S(g), y->data, x->data, TG_F(w), TG_F(b), &op, scratch->p));
     ts_block_drop(g->d, scratch);
     tg_node *n = tg_record(g, linear_back, y, in, 3);
     if (n) n->u.linear = op;
     tg_consume(g, in, 1);
     return y;
+}
+
+ts_tensor *tg_linear(ts_graph *g, ts_tensor *x, ts_tensor *w, ts_tensor *b)
+{
+    return linear(g, x, w, b, TS_NO_ACT);
+}
+
+ts_tensor *tg_linear_act(ts_graph *g, ts_tensor *x, ts_tensor *w, ts_tensor *b, ts_act act)
+{
+    return g->training ? tg_act(g, tg_move(tg_linear(g, x, w, b)), act) : linear(g, x, w, b, act);
 }
 
 /* --- conv2d --- */

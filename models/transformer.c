@@ -107,8 +107,7 @@ static ts_tensor *attention(ts_graph *g, const transformer *m, int i, ts_tensor 
 
 static ts_tensor *mlp(ts_graph *g, const transformer_block *b, ts_tensor *h)
 {
-    h = tg_linear(g, tg_move(h), b->fc1.w, b->fc1.b);
-    h = tg_act(g, tg_move(h), TS_GELU_TANH);
+    h = tg_linear_act(g, tg_move(h), b->fc1.w, b->fc1.b, TS_GELU_TANH);
     return tg_linear(g, tg_move(h), b->fc2.w, b->fc2.b);
 }
 

@@ -9,7 +9,7 @@
 
 #include "tools/bench.h"
 
-enum { POISON = 0xFF, MATMUL = 2048 };
+enum { POISON = 0xFF };
 #define COPY_BYTES ((size_t)512 << 20) /* from and to: more than the caches hold */
 
 /* --- buffers --- */
@@ -172,30 +172,27 @@ static ts_status run_copy(kernel *k)
     return k->be->copy(k->s, k->p[0], k->p[1], COPY_BYTES);
 }
 
-ts_status bench_product_peak(double *flops, ts_device *d, double seconds)
+static ts_status measure_product(double *flops, const bench_options *o, ts_math math)
 {
-    kernel product = { .be = d->be, .s = d->s, .math = d->math };
+    bench_product p;
     bench_time t;
-    ts_status st = TS_OK;
-    const kernel_case *linear = KERNEL_CASES;
-    while (strcmp(linear->name, "linear_fwd") != 0) linear++;
-    linear->make(&product, d, &st, (int64_t[]){ MATMUL, MATMUL, MATMUL });
-    if (st == TS_OK) st = bench_measure(&t, run_and_wait, &product, seconds);
-    if (st == TS_OK) *flops = product.flops / t.median;
-    drop_buffers(&product, d);
+    ts_status st = bench_product_open(&p, o, math);
+    if (st == TS_OK) st = bench_measure(&t, bench_product_call, &p, NULL, NULL, o->seconds);
+    if (st == TS_OK) *flops = bench_product_rate(&p);
+    bench_product_close(&p);
     return st;
 }
 
-static ts_status measure_peaks(peaks *p, ts_device *d, double seconds)
+static ts_status measure_peaks(peaks *p, const bench_options *o, ts_device *d)
 {
     bench_time t;
     ts_status st = TS_OK;
     p->mover = (kernel){ .be = d->be, .s = d->s, .run = run_copy };
     for (int i = 0; i < 2; i++) new_buffer(&p->mover, d, &st, KERNEL_OUT, (int64_t)(COPY_BYTES / sizeof(float)));
     for (int i = 0; i < 2 && st == TS_OK; i++) st = d->be->zero(d->s, p->mover.p[i], COPY_BYTES); /* the pages are there */
-    if (st == TS_OK) st = bench_measure(&t, run_and_wait, &p->mover, seconds);
+    if (st == TS_OK) st = bench_measure(&t, run_and_wait, &p->mover, NULL, NULL, o->seconds);
     if (st == TS_OK) p->copy = 2.0 * (double)COPY_BYTES / t.median;
-    return st == TS_OK ? bench_product_peak(&p->flops, d, seconds) : st;
+    return st == TS_OK ? measure_product(&p->flops, o, d->math) : st;
 }
 
 /* --- results --- */
@@ -261,7 +258,7 @@ static void report_times(bench_options *o, const kernel_case *c, const kernel *k
         printf("100 %% is: copying %.1f GB/s (512 MB, read and written); %s product %.3f TFLOP/s (%d x %d x %d), measured now.\n"
                "cold: after a copy of 512 MB; GB/s are of these times. warm: again and again; TFLOP/s are of these.\n\n"
                "%-17s%-31s%-10s%10s%10s%10s%10s%8s%6s%9s%6s%12s\n",
-               p->copy / 1e9, ts_math_name(k->math), p->flops / 1e12, MATMUL, MATMUL, MATMUL, "kernel",
+               p->copy / 1e9, ts_math_name(k->math), p->flops / 1e12, BENCH_PRODUCT, BENCH_PRODUCT, BENCH_PRODUCT, "kernel",
                "shape", "check", "cold us", "p10", "p90", "warm us", "GB/s", "copy", "TFLOP/s", "prod.", "unfused us");
     printf("%-17s%-31s%-10s%10.1f%10.1f%10.1f%10.1f%8.1f%5.0f%%", c->name, k->shape, verdict, t->cold.median * 1e6,
            t->cold.p10 * 1e6, t->cold.p90 * 1e6, t->warm.median * 1e6, gb, 100 * memory);
@@ -277,7 +274,7 @@ static ts_status measure_kernel(bench_options *o, kernel *k, const kernel_case *
 {
     kernel_times t = { .unfused = { 0 } };
     bench_fn *empty = o->seconds > 0 ? run_and_wait : NULL;
-    TS_TRY(bench_measure(&t.warm, run_and_wait, k, o->seconds));
+    TS_TRY(bench_measure(&t.warm, run_and_wait, k, NULL, NULL, o->seconds));
     TS_TRY(bench_measure_cold(&t.cold, run_and_wait, k, empty, &p->mover, o->seconds));
     if (k->unfused) {
         TS_TRY(run_unfused_and_wait(k));
@@ -350,7 +347,7 @@ ts_status bench_kernels(bench_options *o, ts_device *d)
     peaks p = { .copy = 0 };
     int wrong = 0, n = 0;
     const int counting = kernel_counts_possible(d);
-    ts_status st = counting ? TS_OK : measure_peaks(&p, d, o->seconds);
+    ts_status st = counting ? TS_OK : measure_peaks(&p, o, d);
     if (st == TS_OK && o->results && !counting)
         json_array_append_new(o->results, json_pack("{s:f,s:f,s:s}", "peak_copy_gb_s", p.copy / 1e9, "peak_product_tflop_s",
                                                     p.flops / 1e12, "dtype", ts_math_name(d->math)));

@@ -22,11 +22,12 @@ typedef struct {
     float *images, *out;
     int32_t *tokens, *labels;
     double part[3]; /* of training: forward, backward, optimizer; seconds, summed */
-    double peak;    /* flop/s of a large product, measured at the start */
+    bench_product product; /* measured in turn with every stage */
 } models;
 
 static void close_models(models *m)
 {
+    bench_product_close(&m->product);
     ts_graph_free(m->g);
     ts_generator_free(m->m);
     ts_tokenizer_free(m->t);
@@ -70,13 +71,15 @@ static ts_status stage(models *m, const char *name, bench_fn *f)
 {
     bench_time t;
     double flops;
-    if (m->peak <= 0) TS_TRY(bench_product_peak(&m->peak, m->d, m->o->seconds));
+    TS_TRY(bench_product_open(&m->product, m->o, m->d->math));
     TS_TRY(count_flops(m, f, &flops)); /* primitives are made and memory is taken: not what a profile should show */
     m->calls = 0;
     memset(m->part, 0, sizeof m->part);
     if (m->m && m->m->seconds) memset(m->m->seconds, 0, (TS_MAX_SCALES + 1) * sizeof *m->m->seconds);
     ts_profile_reset();
-    TS_TRY(bench_measure(&t, f, m, m->o->seconds));
+    TS_TRY(bench_measure(&t, f, m, bench_product_in_turn, &m->product, m->o->seconds));
+    const double peak = bench_product_rate(&m->product);
+    bench_product_close(&m->product);
     double images = (double)m->B / t.median, tokens = images * m->t->q.p.T;
     json_t *line = NULL;
     if (m->o->results) {
@@ -84,15 +87,15 @@ static ts_status stage(models *m, const char *name, bench_fn *f)
                          "median_ms", t.median * 1e3, "p10_ms", t.p10 * 1e3, "p90_ms", t.p90 * 1e3, "images_per_s",
                          images, "tokens_per_s", tokens);
         json_object_update_new(line, json_pack("{s:f,s:f,s:f}", "tflop", flops / 1e12, "tflop_s", flops / t.median / 1e12,
-                                               "share_product", flops / t.median / m->peak));
+                                               "share_product", flops / t.median / peak));
         json_array_append_new(m->o->results, line);
     } else {
         printf("%-10s batch %-5lld%10.3f ms (p10 %.3f, p90 %.3f, n %d)%10.1f pictures/s%11.0f tokens/s\n", name,
                (long long)m->B, t.median * 1e3, t.p10 * 1e3, t.p90 * 1e3, t.n, images, tokens);
         printf("%-10s %.3f TFLOP, %.3f TFLOP/s, %.0f %% of a large product (%.3f TFLOP/s)\n", "", flops / 1e12,
-               flops / t.median / 1e12, 100 * flops / t.median / m->peak, m->peak / 1e12);
+               flops / t.median / 1e12, 100 * flops / t.median / peak, peak / 1e12);
     }
-    if (m->o->profile) bench_profile(line, m->calls, name);
+    if (m->o->profile) bench_profile(line, m->calls, m->product.seconds, name);
     return TS_OK;
 }
 
@@ -145,7 +148,7 @@ static ts_status read_picture(void *context)
 static ts_status time_picture(models *m, const char *name, bench_fn *f, picture_file *p)
 {
     bench_time t;
-    TS_TRY(bench_measure(&t, f, p, m->o->seconds));
+    TS_TRY(bench_measure(&t, f, p, NULL, NULL, m->o->seconds));
     if (m->o->results)
         json_array_append_new(m->o->results, json_pack("{s:s,s:f}", "part", name, "mean_ms", t.median * 1e3));
     else

@@ -36,7 +36,7 @@ static double linear_error(const kernel *k, float *const *x)
 
 static void linear_shape(kernel *k, const int64_t *a)
 {
-    k->u.linear = (ts_linear){ a[0], a[1], a[2], k->math, TS_F32 };
+    k->u.linear = (ts_linear){ .N = a[0], .I = a[1], .O = a[2], .math = k->math };
     SHAPE("N%lld I%lld O%lld", LL(a[0]), LL(a[1]), LL(a[2]));
 }
 

@@ -35,7 +35,7 @@ static void summarise(bench_time *t, double *x)
     t->p90 = x[t->n - 1 - t->n / 10];
 }
 
-ts_status bench_measure(bench_time *t, bench_fn *f, void *context, double seconds)
+ts_status bench_measure(bench_time *t, bench_fn *f, void *context, bench_fn *between, void *between_context, double seconds)
 {
     double x[MAX_SAMPLES], one;
     int64_t per = 1;
@@ -45,9 +45,11 @@ ts_status bench_measure(bench_time *t, bench_fn *f, void *context, double second
     double end = ts_seconds() + seconds;
     t->n = 0;
     while (t->n < least || (t->n < MAX_SAMPLES && ts_seconds() < end)) {
+        if (between) TS_TRY(between(between_context));
         TS_TRY(calls(f, context, per, &x[t->n]));
         x[t->n++] /= (double)per;
     }
+    if (between) TS_TRY(between(between_context));
     summarise(t, x);
     return TS_OK;
 }
@@ -81,11 +83,12 @@ static void print_line(const char *name, double calls_each, double ms, double sh
     printf("%10.3f ms%7.1f %%\n", ms, 100 * share);
 }
 
-void bench_profile(json_t *o, int64_t per, const char *what)
+void bench_profile(json_t *o, int64_t per, double aside, const char *what)
 {
     ts_profile_line all[TS_PROFILE_MAX];
     double wall, inside = 0;
     int n = ts_profile_read(all, &wall);
+    wall -= aside;
     for (int i = 0; i < n; i++) inside += all[i].seconds;
     json_t *lines = json_array();
     if (!o) printf("  %s, %lld times: time by backend function\n", what, (long long)per);

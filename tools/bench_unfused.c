@@ -122,7 +122,7 @@ void unfused_group_norm(kernel *k, ts_device *d, ts_status *st)
 
 ts_linear kernel_way(const kernel *k, int I, int O)
 {
-    return (ts_linear){ k->u.project.N, I, O, TS_MATH_F32, TS_F32 };
+    return (ts_linear){ .N = k->u.project.N, .I = I, .O = O };
 }
 
 static ts_status project_in_steps(kernel *k)

@@ -57,13 +57,13 @@ static const float *values(const kernel *k)
 /* Of scores; its backward makes the products with weights. */
 static ts_linear product_of(const ts_attention *a)
 {
-    return (ts_linear){ a->T, a->c, seen(a), a->math, TS_F32 };
+    return (ts_linear){ .N = a->T, .I = a->c, .O = seen(a), .math = a->math };
 }
 
 /* Sums of rows of n numbers, as products with ones. */
 static ts_linear sums_of(int64_t rows, int64_t n)
 {
-    return (ts_linear){ rows, n, 1, TS_MATH_F32, TS_F32 };
+    return (ts_linear){ .N = rows, .I = n, .O = 1 };
 }
 
 /* (B,T,parts,H,c) and (parts,B,H,T,c): from one to the other, or back. */

@@ -42,7 +42,7 @@ static ts_status layer_norm_bwd(kernel *k, float *dn, const float *norm, float *
 {
     const ts_ada_norm *n = &k->u.ada;
     const int64_t rows = n->B * n->T, N = rows * n->C;
-    const ts_linear mean = { rows, n->C, 1, TS_MATH_F32, TS_F32 };
+    const ts_linear mean = { .N = rows, .I = n->C, .O = 1 };
     const float *each = k->p[k->aux + 4], *rstd = k->p[9];
     float *room = k->p[k->aux + 5];
     TS_TRY(kernel_map(k, work, dn, TS_STEP_MUL, norm, N, 1, n->C));
@@ -79,7 +79,7 @@ void unfused_ada_norm_bwd(kernel *k, ts_device *d, ts_status *st)
 {
     const ts_ada_norm *n = &k->u.ada;
     const int64_t rows = n->B * n->T;
-    const ts_linear mean = { rows, n->C, 1, TS_MATH_F32, TS_F32 };
+    const ts_linear mean = { .N = rows, .I = n->C, .O = 1 };
     float each[MOST_CHANNELS];
     if (*st == TS_OK && n->C > MOST_CHANNELS) *st = ts_fail(TS_E_INTERNAL, "bench: more than %d channels", MOST_CHANNELS);
     for (int64_t i = 0; i < n->C && i < MOST_CHANNELS; i++) each[i] = 1 / (float)n->C;

@@ -11,7 +11,7 @@ enum { SUM, HIDDEN, LOGITS, CHANCES, BIASES, BIAS_OF_SCALE, DIGITS, SCALES, ROOM
 
 static ts_linear logits_of(const kernel *k, int i)
 {
-    return (ts_linear){ k->N, k->head.M, k->head.level[i], TS_MATH_F32, TS_F32 };
+    return (ts_linear){ .N = k->N, .I = k->head.M, .O = k->head.level[i] };
 }
 
 static ts_status one_digit(kernel *k, int i)
@@ -99,7 +99,7 @@ enum { REST, Z, CODE, ADDED, INDEX, DISTANCES, SQUARES, HALVES, MINUS_HALF, PROD
 
 static ts_linear distances_of(const kernel *k, int side)
 {
-    return (ts_linear){ k->B * side * side, k->u.rvq.D, k->u.rvq.V, TS_MATH_F32, TS_F32 };
+    return (ts_linear){ .N = k->B * side * side, .I = k->u.rvq.D, .O = k->u.rvq.V };
 }
 
 static ts_status one_scale(kernel *k, int scale)
@@ -124,7 +124,7 @@ static ts_status one_scale(kernel *k, int scale)
 static ts_status scale_by_scale(kernel *k)
 {
     const ts_residual_vq *q = &k->u.rvq;
-    const ts_linear halves = { q->V, q->D, 1, TS_MATH_F32, TS_F32 };
+    const ts_linear halves = { .N = q->V, .I = q->D, .O = 1 };
     TS_TRY(kernel_map(k, aux(k, SQUARES), k->p[4], TS_STEP_MUL, k->p[4], (int64_t)q->V * q->D, 1, q->D));
     TS_TRY(k->be->linear_fwd(k->s, aux(k, HALVES), aux(k, SQUARES), aux(k, MINUS_HALF), NULL, &halves, aux(k, PRODUCT_ROOM)));
     TS_TRY(k->be->zero(k->s, k->p[0], sizeof(float) * (size_t)k->count[0]));
@@ -136,7 +136,7 @@ static ts_status scale_by_scale(kernel *k)
 void unfused_residual_vq(kernel *k, ts_device *d, ts_status *st)
 {
     const ts_residual_vq *q = &k->u.rvq;
-    const ts_linear l = distances_of(k, q->p.h), halves = { q->V, q->D, 1, TS_MATH_F32, TS_F32 };
+    const ts_linear l = distances_of(k, q->p.h), halves = { .N = q->V, .I = q->D, .O = 1 };
     const size_t a = k->be->linear_scratch(k->s, &l, 0), b = k->be->linear_scratch(k->s, &halves, 0);
     const int64_t n = k->count[0], T = k->B * q->p.T;
     float minus_half[64];

@@ -59,7 +59,7 @@ enum { SHARPEN = OTHERS, TAU, PRODUCT_ROOM };
 
 static ts_linear mean_of(const kernel *k)
 {
-    return (ts_linear){ k->u.sample.B * k->u.sample.t, k->smooth.D, k->u.sample.V, TS_MATH_F32, TS_F32 };
+    return (ts_linear){ .N = k->u.sample.B * k->u.sample.t, .I = k->smooth.D, .O = k->u.sample.V };
 }
 
 static ts_status smooth_in_steps(kernel *k)
@@ -94,7 +94,7 @@ enum { SUM = OTHERS, HIDDEN, LOGITS, STAGES, DRAWN, SHARES, SHARE, CODE, DIGIT_R
 
 static ts_linear logits_of(const kernel *k, int i)
 {
-    return (ts_linear){ 2 * k->u.sample.B * k->u.sample.t, k->head.M, k->head.level[i], TS_MATH_F32, TS_F32 };
+    return (ts_linear){ .N = 2 * k->u.sample.B * k->u.sample.t, .I = k->head.M, .O = k->head.level[i] };
 }
 
 static ts_status draw_digit(kernel *k, int i)

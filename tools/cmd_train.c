@@ -46,7 +46,7 @@ static ts_status train(const train_options *o, int generator)
     if (st == TS_OK) st = common_device(&d, &o->common);
     if (st == TS_OK && o->profile) st = ts_profile_begin(d);
     if (st == TS_OK) st = generator ? train_generator(o, preset, d) : train_tokenizer(o, preset, d);
-    if (st == TS_OK && o->profile) bench_profile(NULL, 1, "the whole run");
+    if (st == TS_OK && o->profile) bench_profile(NULL, 1, 0, "the whole run");
     ts_profile_end(d);
     ts_device_close(d);
     json_decref(preset);

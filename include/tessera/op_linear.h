@@ -9,7 +9,7 @@
 #ifndef TS_OP_LINEAR_H
 #define TS_OP_LINEAR_H
 
-#include "tessera/types.h"
+#include "tessera/op_act.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -19,17 +19,20 @@ typedef struct {
     int64_t N, I, O;
     ts_math math;
     ts_dtype x_dtype; /* fwd: TS_F32; TS_BF16 (with TS_MATH_BF16) is the same product as of the same numbers in float32 */
+    ts_act act;       /* fwd: y is the activation of what stands above, bit for bit as act_fwd makes it of y          */
+    ts_dtype y_dtype; /* fwd, with an activation: TS_F32, or TS_BF16: the same numbers, rounded to nearest even       */
 } ts_linear;
 
 /* Bytes of scratch that fwd (backward = 0) or bwd (backward = 1) needs; 0 is possible. */
 typedef size_t ts_linear_scratch_fn(ts_stream *s, const ts_linear *l, int backward);
 
-/*   y (N,O) f32 out      x (N,I) f32 or bf16, w (O,I) f32, b (O) f32 or NULL in
+/*   y (N,O) f32 or, with an activation, bf16 out      x (N,I) f32 or bf16, w (O,I) f32, b (O) f32 or NULL in
  * Buffers are on the backend's device, row-major, and do not overlap. N = 0 is a no-op. */
-typedef ts_status ts_linear_fwd_fn(ts_stream *s, float *y, const void *x, const float *w, const float *b,
+typedef ts_status ts_linear_fwd_fn(ts_stream *s, void *y, const void *x, const float *w, const float *b,
                                    const ts_linear *l, void *scratch);
 
-/*   dx (N,I) f32 set, or NULL      dw (O,I) f32 added to, or NULL      db (O) f32 added to, or NULL
+/* Of the product alone: act and y_dtype are those of none.
+ *   dx (N,I) f32 set, or NULL      dw (O,I) f32 added to, or NULL      db (O) f32 added to, or NULL
  *   dy (N,O), x (N,I), w (O,I) f32 in */
 typedef ts_status ts_linear_bwd_fn(ts_stream *s, float *dx, float *dw, float *db, const float *dy, const float *x,
                                    const float *w, const ts_linear *l, void *scratch);

@@ -1,20 +1,12 @@
 /* act.c - activations on the CPU. Contract: tessera/op_act.h. */
 #include "tessera/op_act.h"
 
+#include "kernels/cpu/act.h"
 #include "kernels/cpu/bf16.h"
 #include "kernels/cpu/stream.h"
-#include "tessera/exact.h"
 
 /* Below this many values waking the other threads costs more than they save. */
 enum { SERIAL = 1 << 13 };
-
-static const float GELU_A = 0.7978845608f; /* sqrt(2/pi) */
-static const float GELU_B = 0.044715f;
-
-static inline float gelu_tanh_of(float x)
-{
-    return ts_tanhf(GELU_A * fmaf(GELU_B * x * x, x, x));
-}
 
 static inline float silu_slope(float x)
 {
@@ -27,16 +19,6 @@ static inline float gelu_slope(float x)
     const float t = gelu_tanh_of(x);
     const float inner = GELU_A * fmaf(3.0f * GELU_B * x, x, 1.0f);
     return 0.5f * fmaf(x * (1.0f - t * t), inner, 1.0f + t);
-}
-
-static inline float silu_of(float x)
-{
-    return x * ts_sigmoidf(x);
-}
-
-static inline float gelu_of(float x)
-{
-    return 0.5f * x * (1.0f + gelu_tanh_of(x));
 }
 
 static void forward_narrow(ts_stream *s, uint16_t *y, const float *x, ts_act act, int64_t N)

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "kernels/cpu/bias_grad.h"
+#include "kernels/cpu/conv2d.h"
 #include "kernels/cpu/onednn.h"
 #include "kernels/cpu/packed.h"
 #include "kernels/cpu/sizes.h"
@@ -146,7 +147,8 @@ typedef struct {
     size_t (*weights)(const ts_conv2d *c);
     size_t (*scratch)(const ts_stream *s, const ts_conv2d *c);
     void (*transform)(const ts_stream *s, void *u, const void *w, ts_dtype dtype, const ts_conv2d *c);
-    void (*run)(const ts_stream *s, float *y, const void *x, const void *u, const float *b, const ts_conv2d *c, void *scratch);
+    void (*run)(const ts_stream *s, void *y, const void *x, const void *u, const float *b, const ts_conv2d *c, const tile_conv_end *end,
+                void *scratch);
 } way;
 
 static void transform_winograd(const ts_stream *s, void *u, const void *w, ts_dtype dtype, const ts_conv2d *c)
@@ -155,8 +157,10 @@ static void transform_winograd(const ts_stream *s, void *u, const void *w, ts_dt
     winograd_transform(s, u, w, c, 0);
 }
 
-static void run_winograd(const ts_stream *s, float *y, const void *x, const void *u, const float *b, const ts_conv2d *c, void *scratch)
+static void run_winograd(const ts_stream *s, void *y, const void *x, const void *u, const float *b, const ts_conv2d *c,
+                         const tile_conv_end *end, void *scratch)
 {
+    (void)end; /* NULL */
     winograd_run(s, y, x, u, b, c, scratch);
 }
 
@@ -222,18 +226,18 @@ static void *transformed_copy(ts_stream *s, const way *m, const float *w, const 
     return u;
 }
 
-static ts_status own_fwd(ts_stream *s, const way *m, float *y, const void *x, const float *w, const float *b, const ts_conv2d *c,
-                         void *scratch)
+static ts_status own_fwd(ts_stream *s, const way *m, void *y, const void *x, const float *w, const float *b, const ts_conv2d *c,
+                         const tile_conv_end *end, void *scratch)
 {
     if (packed_constant(s, w)) {
         const void *u = transformed_copy(s, m, w, c);
         if (!u) return ts_fail(TS_E_NOMEM, "conv2d: no memory for %zu bytes of weights", transformed_bytes(m, c));
-        m->run(s, y, x, u, b, c, scratch);
+        m->run(s, y, x, u, b, c, end, scratch);
         return TS_OK;
     }
     char *u = ts_next_line(scratch);
     m->transform(s, u, w, TS_F32, c);
-    m->run(s, y, x, u, b, c, u + transformed_bytes(m, c));
+    m->run(s, y, x, u, b, c, end, u + transformed_bytes(m, c));
     return TS_OK;
 }
 
@@ -242,10 +246,37 @@ ts_status conv2d_fwd_cpu(ts_stream *s, float *y, const void *x, const float *w, 
 {
     if (c->B == 0) return TS_OK;
     const way *own = way_of(c);
-    if (own) return own_fwd(s, own, y, x, w, b, c, scratch);
+    if (own) return own_fwd(s, own, y, x, w, b, c, NULL, scratch);
     dnn_plan *p;
     TS_TRY(plan(s, &p, DNN_CONV_FWD, c, b != NULL));
     return dnn_run(s, p, (void *[]){ (void *)x, (void *)w, y, (void *)b }, scratch);
+}
+
+/* Does it end in one pass? Else the sums stand in scratch between, unless they fit in y. */
+static int ends(const ts_conv2d *c)
+{
+    return way_of(c) == &TILES && tile_conv_ends(c);
+}
+
+static size_t sums_between(const ts_conv2d *c, ts_dtype y_dtype)
+{
+    return ends(c) || y_dtype == TS_F32 ? 0 : (size_t)(rows_of(c) * c->O) * sizeof(float);
+}
+
+size_t conv2d_act_scratch(ts_stream *s, const ts_conv2d *c, ts_dtype y_dtype)
+{
+    return conv2d_scratch_cpu(s, c, 0) + sums_between(c, y_dtype) + 64;
+}
+
+ts_status conv2d_act_fwd(ts_stream *s, void *y, const void *x, const float *w, const float *b, const ts_conv2d *c, ts_act act,
+                         ts_dtype y_dtype, void *scratch)
+{
+    const tile_conv_end end = { act, y_dtype };
+    if (ends(c)) return own_fwd(s, &TILES, y, x, w, b, c, &end, scratch);
+    float *sums = y_dtype == TS_F32 ? y : ts_next_line(scratch);
+    char *rest = y_dtype == TS_F32 ? scratch : (char *)sums + sums_between(c, y_dtype);
+    TS_TRY(conv2d_fwd_cpu(s, sums, x, w, b, c, rest));
+    return act_fwd_cpu(s, y, sums, act, rows_of(c) * c->O, y_dtype);
 }
 
 /* dx of a convolution that winograd.c takes: another one, of dy. */

@@ -9,6 +9,7 @@
 #include <stdio.h>
 
 #include "kernels/cpu/bias_grad.h"
+#include "kernels/cpu/conv2d.h"
 #include "kernels/cpu/onednn.h"
 #include "tessera/op_conv2d.h"
 
@@ -90,16 +91,18 @@ size_t linear_scratch_cpu(ts_stream *s, const ts_linear *l, int backward)
 {
     const ts_conv2d c = as_conv2d(l);
     if (l->N == 0) return 0;
+    if (!backward && l->act) return conv2d_act_scratch(s, &c, l->y_dtype);
     if (!backward) return conv2d_scratch_cpu(s, &c, 0);
     const size_t products = larger(scratch_of(s, DNN_LINEAR_DX, l), scratch_of(s, DNN_LINEAR_DW, l));
     return larger(products, bias_grad_scratch(l->N, l->O));
 }
 
-ts_status linear_fwd_cpu(ts_stream *s, float *y, const void *x, const float *w, const float *b, const ts_linear *l,
+ts_status linear_fwd_cpu(ts_stream *s, void *y, const void *x, const float *w, const float *b, const ts_linear *l,
                          void *scratch)
 {
     const ts_conv2d c = as_conv2d(l);
-    return l->N == 0 ? TS_OK : conv2d_fwd_cpu(s, y, x, w, b, &c, scratch);
+    if (l->N == 0) return TS_OK;
+    return l->act ? conv2d_act_fwd(s, y, x, w, b, &c, l->act, l->y_dtype, scratch) : conv2d_fwd_cpu(s, y, x, w, b, &c, scratch);
 }
 
 ts_status linear_bwd_cpu(ts_stream *s, float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/cpu/act.h"
 #include "kernels/cpu/sizes.h"
 #include "kernels/cpu/stream.h"
 #include "kernels/cpu/tile.h"
@@ -230,7 +231,8 @@ static int64_t table_bytes(const ts_conv2d *c)
 /* A product: rows n0.., `rows` of them, and channels c0.. of x, which are at work in a strip. */
 typedef struct {
     const ts_conv2d *c;
-    float *y;
+    const tile_conv_end *end;
+    void *y;
     const void *x;
     const uint16_t *u;
     const float *b;
@@ -242,6 +244,11 @@ typedef struct {
 static int64_t pitch_of_rows(const ts_conv2d *c)
 {
     return depth_of(c) + SPREAD;
+}
+
+int tile_conv_ends(const ts_conv2d *c)
+{
+    return c->k == 1 && c->C <= DEPTH;
 }
 
 static int64_t rows_of_strip(const ts_conv2d *c)
@@ -259,23 +266,55 @@ static void put_row(const part *k, int64_t n)
         memset(to, 0, (size_t)k->channels * sizeof *to);
 }
 
-/* Outputs o.. of a panel, of all rows. */
-static void sum_panel(const part *k, int64_t o)
+/* Outputs o.. of a panel, of all rows, to y, whose rows are `apart` apart. */
+static void sum_panel(const part *k, int64_t o, float *y, int64_t apart)
 {
     const ts_conv2d *c = k->c;
     const int64_t pitch = pitch_of_rows(c), at = (o / PANEL * c->C + k->c0) / TILE_DEPTH;
     const char *panel = (const char *)k->u + at * STEP;
     const float *bias = k->b ? k->b + o : ZEROS;
-    plan p = { pitch, c->O, k->step, k->channels / TILE_DEPTH, 1 };
+    plan p = { pitch, apart, k->step, k->channels / TILE_DEPTH, 1 };
     for (int64_t n = 0; n < k->rows; n += 2 * TILE, p.fresh = 0) {
         block two = { .pixels = { ts_at_most(k->rows - n, TILE),
                                   k->rows - n > TILE ? ts_at_most(k->rows - n - TILE, TILE) : 0 } };
         for (int j = 0; j < 2; j++) {
             two.x[j] = k->strip + (n + j * TILE) * pitch;
-            two.y[j] = k->y + (k->n0 + n + j * TILE) * c->O + o;
+            two.y[j] = y + (n + j * TILE) * apart;
         }
         run_block(&two, &p, panel, bias, k->c0 > 0);
     }
+}
+
+/* The activations of a row's sums. */
+static void end_row(void *y, int64_t at, const float *sum, const tile_conv_end *end)
+{
+    float row[PANEL];
+    if (end->act == TS_SILU) {
+#pragma omp simd
+        for (int i = 0; i < PANEL; i++) row[i] = silu_of(sum[i]);
+    } else {
+#pragma omp simd
+        for (int i = 0; i < PANEL; i++) row[i] = gelu_of(sum[i]);
+    }
+    if (end->dtype == TS_F32) {
+        memcpy((float *)y + at, row, sizeof row);
+        return;
+    }
+#pragma omp simd
+    for (int i = 0; i < PANEL; i++) ((uint16_t *)y)[at + i] = bf16_narrow(row[i]);
+}
+
+/* The same where they end in another way: their sums wait in the cache. */
+static void run_panel(const part *k, int64_t o)
+{
+    const int64_t O = k->c->O;
+    if (!k->end) {
+        sum_panel(k, o, (float *)k->y + k->n0 * O + o, O);
+        return;
+    }
+    _Alignas(LINE) float sums[STRIP * PANEL];
+    sum_panel(k, o, sums, PANEL);
+    for (int64_t n = 0; n < k->rows; n++) end_row(k->y, (k->n0 + n) * O + o, sums + n * PANEL, k->end);
 }
 
 /* Weights that stay in the second-level cache beside a strip, and rows enough: then every thread has strips of its own.
@@ -299,7 +338,7 @@ static void run_apart(part k, int64_t N)
     for (int64_t n0 = 0; n0 < N; n0 += most) {
         k.n0 = n0, k.rows = ts_at_most(N - n0, most);
         for (int64_t n = 0; n < ts_round_up(k.rows, TILE); n++) put_row(&k, n);
-        for (int64_t o = 0; o < k.c->O; o += PANEL) sum_panel(&k, o);
+        for (int64_t o = 0; o < k.c->O; o += PANEL) run_panel(&k, o);
     }
 }
 
@@ -315,7 +354,7 @@ static void run_together(part k, int64_t N)
 #pragma omp for
             for (int64_t n = 0; n < ts_round_up(k.rows, TILE); n++) put_row(&k, n);
 #pragma omp for schedule(dynamic, k.rows > FEW ? 1 : NEIGHBOURS)
-            for (int64_t o = 0; o < O; o += PANEL) sum_panel(&k, o);
+            for (int64_t o = 0; o < O; o += PANEL) run_panel(&k, o);
         }
 }
 
@@ -419,8 +458,8 @@ size_t tile_conv_scratch(const ts_stream *s, const ts_conv2d *c)
     return (size_t)(table_bytes(c) + numbers * (int64_t)sizeof(uint16_t) + LINE);
 }
 
-void tile_conv_run(const ts_stream *s, float *y, const void *x, const void *u, const float *b, const ts_conv2d *c,
-                   void *scratch)
+void tile_conv_run(const ts_stream *s, void *y, const void *x, const void *u, const float *b, const ts_conv2d *c,
+                   const tile_conv_end *end, void *scratch)
 {
     int32_t *step = ts_next_line(scratch);
     uint16_t *strips = (uint16_t *)((char *)step + table_bytes(c));
@@ -431,7 +470,7 @@ void tile_conv_run(const ts_stream *s, float *y, const void *x, const void *u, c
     const int64_t steps = c->k * c->k * each;
     for (int i = 0; i < NEAR; i++) step[steps + i] = step[steps - 1];
     if (c->k == 1)
-        run_product(s, &(part){ c, y, x, u, b, step, strips, .channels = c->C });
+        run_product(s, &(part){ c, end, y, x, u, b, step, strips, .channels = c->C });
     else
         run_images(s, y, x, u, b, c, step, strips);
 }

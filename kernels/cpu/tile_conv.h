@@ -11,6 +11,7 @@
 #ifndef TS_CPU_TILE_CONV_H
 #define TS_CPU_TILE_CONV_H
 
+#include "tessera/op_act.h"
 #include "tessera/op_conv2d.h"
 
 /* Is it for this shape? The answer does not depend on B. Whether it is fast is for tile_unit() to say. */
@@ -23,8 +24,17 @@ void tile_conv_transform(const ts_stream *s, void *u, const void *w, ts_dtype dt
 
 size_t tile_conv_scratch(const ts_stream *s, const ts_conv2d *c); /* bytes */
 
-/* y (B,Y,X,O) f32 from x (B,Y,X,C) of type c->x_dtype, transformed weights u and b (O) or NULL. */
-void tile_conv_run(const ts_stream *s, float *y, const void *x, const void *u, const float *b, const ts_conv2d *c,
-                   void *scratch);
+/* What of the sums is stored: their activation, as dtype. */
+typedef struct {
+    ts_act act;
+    ts_dtype dtype;
+} tile_conv_end;
+
+/* Can all that is taken of this shape end so? 1x1 whose sums are not cut can. */
+int tile_conv_ends(const ts_conv2d *c);
+
+/* y (B,Y,X,O) from x (B,Y,X,C) of type c->x_dtype, transformed weights u and b (O) or NULL. end NULL: the sums, f32. */
+void tile_conv_run(const ts_stream *s, void *y, const void *x, const void *u, const float *b, const ts_conv2d *c,
+                   const tile_conv_end *end, void *scratch);
 
 #endif

@@ -1,7 +1,7 @@
 /* act.cu - activations on CUDA. Contract: tessera/op_act.h. Twin: kernels/cpu/act.c.
  *
  * Moves 8 N bytes forward (6 N to bfloat16), 12 N backward; four numbers at a time where the buffers are aligned. */
-#include "tessera/op_act.h"
+#include "kernels/cuda/act.h"
 
 #include "kernels/cuda/bf16.cuh"
 #include "tessera/exact.h"
@@ -41,6 +41,18 @@ template <class Y> static __global__ void act_fwd_k1(Y *y, const float *x, ts_ac
     TS_EACH(i, N - 4 * quads) put(y + 4 * quads + i, value(x[4 * quads + i], act));
 }
 
+/* With a bias for each of O columns. In vectors only if O is a multiple of 4. */
+template <class Y>
+static __global__ void bias_act_k1(Y *y, const float *x, const float *b, ts_act act, int64_t quads, int64_t N, int64_t O)
+{
+    TS_EACH(q, quads)
+    {
+        const float4 v = load4(x + 4 * q), bias = load4(b + 4 * q % O);
+        put4(y + 4 * q, float4{ value(v.x + bias.x, act), value(v.y + bias.y, act), value(v.z + bias.z, act), value(v.w + bias.w, act) });
+    }
+    TS_EACH(i, N - 4 * quads) put(y + 4 * quads + i, value(x[4 * quads + i] + b[(4 * quads + i) % O], act));
+}
+
 static __global__ void act_bwd_k1(float *dx, const float *dy, const float *x, ts_act act, int64_t quads, int64_t N)
 {
     TS_EACH(q, quads)
@@ -57,6 +69,13 @@ ts_status act_fwd_cuda(ts_stream *s, void *y, const float *x, ts_act act, int64_
     if (N == 0) return TS_OK;
     const int64_t quads = ts_aligned(y) && ts_aligned(x) ? N / 4 : 0;
     return TS_LAUNCH_STORING(TS_LAUNCH, y_dtype, act_fwd_k1, ts_blocks(quads ? quads : N), BLOCK, 0, s, y, x, act, quads, N);
+}
+
+ts_status ts_bias_act(ts_stream *s, void *y, const float *x, const float *b, ts_act act, int64_t rows, int64_t O, ts_dtype y_dtype)
+{
+    const int64_t N = rows * O, quads = O % 4 == 0 && ts_aligned(y) && ts_aligned(x) && ts_aligned(b) ? N / 4 : 0;
+    if (N == 0) return TS_OK;
+    return TS_LAUNCH_STORING(TS_LAUNCH, y_dtype, bias_act_k1, ts_blocks(quads ? quads : N), BLOCK, 0, s, y, x, b, act, quads, N, O);
 }
 
 ts_status act_bwd_cuda(ts_stream *s, float *dx, const float *dy, const float *x, ts_act act, int64_t N)

@@ -45,7 +45,7 @@ static bool pointwise(const ts_conv2d *c)
 
 static ts_linear as_linear(const ts_conv2d *c)
 {
-    return ts_linear{ c->B * c->Y * c->X, c->C, c->O, c->math, c->x_dtype };
+    return ts_linear{ c->B * c->Y * c->X, c->C, c->O, c->math, c->x_dtype, TS_NO_ACT, TS_F32 };
 }
 
 size_t conv2d_scratch_cuda(ts_stream *s, const ts_conv2d *c, int backward)

@@ -59,6 +59,11 @@ static double linear_without_bias(ts_graph *g, ts_tensor *const *in)
     return l2(g, tg_linear(g, in[0], in[1], NULL));
 }
 
+static double linear_gelu(ts_graph *g, ts_tensor *const *in)
+{
+    return l2(g, tg_linear_act(g, in[0], in[1], in[2], TS_GELU_TANH));
+}
+
 static double conv(ts_graph *g, ts_tensor *const *in)
 {
     return l2(g, tg_conv2d(g, in[0], in[1], in[2], 1, 1, 1));
@@ -246,6 +251,7 @@ static double digit_head(ts_graph *g, ts_tensor *const *in)
 
 static const net_case CASES[] = {
     { "linear", linear, { { 3, { 2, 3, 5 } }, { 2, { 4, 5 } }, { 1, { 4 } } } },
+    { "linear, then GELU", linear_gelu, { { 3, { 2, 3, 5 } }, { 2, { 4, 5 } }, { 1, { 4 } } } },
     { "linear without bias", linear_without_bias, { { 2, { 3, 5 } }, { 2, { 4, 5 } } } },
     { "conv", conv, { { 4, { 2, 5, 4, 3 } }, { 4, { 2, 3, 3, 3 } }, { 1, { 2 } } } },
     { "conv down", conv_down, { { 4, { 1, 6, 6, 3 } }, { 4, { 5, 3, 3, 3 } } } },

@@ -166,7 +166,7 @@ T_TEST(matrix_products_are_the_same)
     static const int64_t SHAPES[][3] = { { 1, 64, 96 }, { 37, 256, 40 }, { 170, 31, 7 } };
     if (!has_factors(be)) return;
     for (size_t i = 0; i < sizeof SHAPES / sizeof *SHAPES; i++) {
-        ts_linear l = { SHAPES[i][0], SHAPES[i][1], SHAPES[i][2], TS_MATH_BF16, TS_F32 };
+        ts_linear l = { .N = SHAPES[i][0], .I = SHAPES[i][1], .O = SHAPES[i][2], .math = TS_MATH_BF16 };
         const float *x = t_normals(l.N * l.I, 1, 7);
         t_buf *w = T_INF(t_normals(l.O * l.I, 1, 8), l.O * l.I), *want = T_OUTF(l.N * l.O), *got = T_OUTF(l.N * l.O);
         T_OK(be->linear_fwd(s, want->dev, T_INF(x, l.N * l.I)->dev, w->dev, NULL, &l, T_SCRATCH(be->linear_scratch(s, &l, 0))));

@@ -8,11 +8,9 @@
 
 #include <oneapi/dnnl/dnnl.h>
 
-static const ts_linear SHAPES[] = {
-    { 1, 1, 1, TS_MATH_F32, TS_F32 },     { 31, 17, 5, TS_MATH_F32, TS_F32 },   { 257, 64, 96, TS_MATH_F32, TS_F32 },
-    { 5, 256, 768, TS_MATH_F32, TS_F32 }, { 64, 31, 257, TS_MATH_F32, TS_F32 }, { 130, 300, 40, TS_MATH_F32, TS_F32 },
-    { 600, 3, 3, TS_MATH_F32, TS_F32 },
-};
+static const struct {
+    int64_t N, I, O;
+} SHAPES[] = { { 1, 1, 1 }, { 31, 17, 5 }, { 257, 64, 96 }, { 5, 256, 768 }, { 64, 31, 257 }, { 130, 300, 40 }, { 600, 3, 3 } };
 enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES };
 
 static double *operand(const float *x, int64_t n, ts_math math)
@@ -86,8 +84,7 @@ static void check_bwd(const ts_backend *be, ts_stream *s, const ts_linear *l, co
 static void check_all(const ts_backend *be, ts_stream *s, ts_math math)
 {
     for (int i = 0; i < N_SHAPES; i++) {
-        ts_linear l = SHAPES[i];
-        l.math = math;
+        const ts_linear l = { .N = SHAPES[i].N, .I = SHAPES[i].I, .O = SHAPES[i].O, .math = math };
         const float *x = t_normals(l.N * l.I, 1, 1), *w = t_normals(l.O * l.I, 1, 2);
         check_fwd(be, s, &l, x, w, t_normals(l.O, 1, 3));
         check_fwd(be, s, &l, x, w, NULL);
@@ -121,7 +118,7 @@ static void check_slopes(double *at, int64_t n, const double *slope, const doubl
 T_TEST(oracle_gradient_is_the_slope)
 {
     (void)be, (void)s;
-    const ts_linear l = { 3, 4, 5, TS_MATH_F32, TS_F32 };
+    const ts_linear l = { .N = 3, .I = 4, .O = 5, .math = TS_MATH_F32 };
     double *x = operand(t_normals(12, 1, 1), 12, l.math), *w = operand(t_normals(20, 1, 2), 20, l.math);
     double *dy = operand(t_normals(15, 1, 3), 15, l.math), *dx = doubles(12), *dw = doubles(20);
     oracle_bwd(dx, dw, dy, x, w, &l);
@@ -148,7 +145,7 @@ T_TEST(bfloat16_rounds_to_even)
     static const float X[] = { 1 + 0x1p-8f, 1 + 0x3p-8f, -1 - 0x1p-8f, 1 + 0x1p-8f + 0x1p-23f, 1 + 0x3p-8f - 0x1p-23f,
                                2 - 0x1p-8f, 3e38f,       0x1.8p-100f };
     static const float WANT[] = { 1, 1 + 0x1p-6f, -1, 1 + 0x1p-7f, 1 + 0x1p-7f, 2, 0x1.c4p127f, 0x1.8p-100f };
-    const ts_linear l = { 8, 1, 1, TS_MATH_BF16, TS_F32 };
+    const ts_linear l = { .N = 8, .I = 1, .O = 1, .math = TS_MATH_BF16 };
     const float one = 1;
     t_buf *y = T_OUTF(8);
     void *scratch = T_SCRATCH(be->linear_scratch(s, &l, 0));
@@ -160,7 +157,7 @@ T_TEST(bfloat16_rounds_to_even)
 T_TEST(not_a_number_and_infinity_stay_in_their_row)
 {
     for (ts_math math = TS_MATH_F32; math <= TS_MATH_BF16; math++) {
-        const ts_linear l = { 40, 64, 48, math, TS_F32 };
+        const ts_linear l = { .N = 40, .I = 64, .O = 48, .math = math };
         float *x = t_normals(l.N * l.I, 1, 1), *w = t_normals(l.O * l.I, 1, 2);
         uint32_t low_payload = 0x7f800001u; /* a NaN that cutting the lower half would turn into infinity */
         memcpy(&x[3 * l.I + 5], &low_payload, 4);
@@ -178,7 +175,7 @@ T_TEST(not_a_number_and_infinity_stay_in_their_row)
 
 T_TEST(no_rows)
 {
-    const ts_linear l = { 0, 4, 3, TS_MATH_F32, TS_F32 };
+    const ts_linear l = { .N = 0, .I = 4, .O = 3, .math = TS_MATH_F32 };
     const float w[12] = { 1, 2, 3, 4 };
     t_buf *dw = T_INF(w, 12), *db = T_INF(w, 3), *none = T_OUTF(0);
     void *scratch = T_SCRATCH(be->linear_scratch(s, &l, 1));
@@ -196,7 +193,7 @@ static void check_rows(const ts_backend *be, ts_stream *s, ts_stream *const *str
     enum { COUNTS = sizeof N / sizeof *N, MOST = 680, ALONE = 40 };
     t_buf *x = T_INF(t_normals(MOST * I, 1, 1), MOST * I), *w = T_INF(t_normals(O * I, 1, 2), O * I);
     t_buf *b = T_INF(t_normals(O, 1, 3), O), *want = T_OUTF(MOST * O), *y = T_OUTF(MOST * O);
-    ts_linear l = { 1, I, O, math, TS_F32 };
+    ts_linear l = { .N = 1, .I = I, .O = O, .math = math };
     void *scratch = T_SCRATCH(be->linear_scratch(streams[0], &l, 0));
     for (int64_t n = 0; n < MOST; n += n < ALONE ? 1 : 13)
         T_OK(be->linear_fwd(streams[0], (float *)want->dev + n * O, (float *)x->dev + n * I, w->dev, b->dev, &l,
@@ -239,7 +236,7 @@ T_TEST(constant_weights)
     for (int round = 0; round < 3; round++) {
         if (round != 1) T_OK(be->mem_constant(s, w->dev, 2 * W * sizeof(float), 1));
         for (int i = 0; i < 16; i++) { /* twice each: the second time nothing is brought */
-            const ts_linear l = { N[i / 4], I, O, i & 1 ? TS_MATH_BF16 : TS_MATH_F32, TS_F32 };
+            const ts_linear l = { .N = N[i / 4], .I = I, .O = O, .math = i & 1 ? TS_MATH_BF16 : TS_MATH_F32 };
             const float *weights = (const float *)w->dev + (i & 2 ? W : 0);
             void *scratch = T_SCRATCH(be->linear_scratch(s, &l, 0));
             ts_stream *plain;
@@ -259,13 +256,39 @@ T_TEST(constant_weights)
     }
 }
 
+/* An activation at the end gives the bits that it gives afterwards, of whatever shape and type. */
+T_TEST(activated)
+{
+    static const int64_t NIO[][3] = { { 37, 96, 64 }, { 530, 32, 160 }, { 5, 31, 17 }, { 0, 32, 32 }, { 3, 4128, 32 } };
+    for (size_t i = 0; i < sizeof NIO / sizeof *NIO; i++)
+        for (int mode = 0; mode < 16; mode++) {
+            const ts_math math = mode & 1 ? TS_MATH_BF16 : TS_MATH_F32;
+            const ts_dtype narrow = be->factor_dtype ? be->factor_dtype(math) : TS_F32;
+            ts_linear l = { .N = NIO[i][0], .I = NIO[i][1], .O = NIO[i][2], .math = math };
+            t_buf *x = T_INF(t_normals(l.N * l.I, 1, 1), l.N * l.I), *w = T_INF(t_normals(l.O * l.I, 1, 2), l.O * l.I);
+            t_buf *b = mode & 2 ? T_INF(t_normals(l.O, 1, 3), l.O) : NULL, *sums = T_OUTF(l.N * l.O), *want, *y;
+            const ts_act act = mode & 4 ? TS_SILU : TS_GELU_TANH;
+            const ts_dtype dtype = mode & 8 ? narrow : TS_F32;
+            want = t_out(be, s, l.N * l.O, dtype == TS_BF16 ? 2 : 4);
+            y = t_out(be, s, l.N * l.O, dtype == TS_BF16 ? 2 : 4);
+            T_OK(be->linear_fwd(s, sums->dev, x->dev, w->dev, b ? b->dev : NULL, &l, T_SCRATCH(be->linear_scratch(s, &l, 0))));
+            if (l.N) T_OK(be->act_fwd(s, want->dev, sums->dev, act, l.N * l.O, dtype));
+            l.act = act;
+            l.y_dtype = dtype;
+            T_OK(be->linear_fwd(s, y->dev, x->dev, w->dev, b ? b->dev : NULL, &l, T_SCRATCH(be->linear_scratch(s, &l, 0))));
+            t_down(y);
+            t_down(want);
+            ck_assert_msg(memcmp(y->host, want->host, y->bytes) == 0, "N=%d I=%d O=%d, mode %d", (int)l.N, (int)l.I, (int)l.O, mode);
+        }
+}
+
 /* Weights that a file holds in bfloat16 give what the same numbers in float32 give. Read once: the pages of a file may be given back. */
 T_TEST(weights_in_a_file)
 {
     static const int64_t O[] = { 64, 96, 80 }, N = 37, I = 96;
     if (!be->mem_stored) return;
     for (int i = 0; i < 6; i++) {
-        const ts_linear l = { N, I, O[i / 2], i & 1 ? TS_MATH_BF16 : TS_MATH_F32, TS_F32 };
+        const ts_linear l = { .N = N, .I = I, .O = O[i / 2], .math = i & 1 ? TS_MATH_BF16 : TS_MATH_F32 };
         const ts_stored stored = { l.O, I, 1, TS_BF16 };
         float *w = t_normals(l.O * I, 1, 2);
         uint16_t *narrow = t_alloc(sizeof *narrow * (size_t)(l.O * I));
@@ -298,6 +321,7 @@ int main(void)
     T_ADD(u, not_a_number_and_infinity_stay_in_their_row);
     T_ADD(u, no_rows);
     T_ADD(u, constant_weights);
+    T_ADD(u, activated);
     T_ADD(u, weights_in_a_file);
     T_ADD(u, a_row_does_not_depend_on_the_others);
     return t_run(u);

@@ -12,6 +12,7 @@
 #include "kernels/cpu/stream.h"
 #include "kernels/cpu/tile.h"
 #include "kernels/cpu/tile_conv.h"
+#include "tessera/op_act.h"
 
 static const ts_conv2d SHAPES[] = {
     /* B  Y   X   C   O   k stride lo hi */
@@ -49,25 +50,29 @@ static double *oracle(const ts_conv2d *c, const double *x, const double *w, cons
 }
 
 /* y of `threads` threads between guards, over poisoned memory. */
-static const float *run(const ts_conv2d *c, int threads, const void *x, const float *w, const float *b)
+static const void *run_to(const ts_conv2d *c, int threads, const void *x, const float *w, const float *b, const tile_conv_end *end)
 {
     const ts_stream s = { .threads = threads };
-    const int64_t n = c->B * c->Y * c->X * c->O;
+    const size_t size = end && end->dtype == TS_BF16 ? 2 : 4, n = (size_t)(c->B * c->Y * c->X * c->O) * size;
     const size_t numbers = tile_conv_weights(c), bytes = tile_conv_scratch(&s, c);
-    float *y = t_alloc((size_t)(n + 2 * GUARD) * sizeof *y);
+    unsigned char *y = t_alloc(n + 2 * GUARD), *scratch = t_alloc(bytes + GUARD);
     uint16_t *u = t_alloc((numbers + 2 * GUARD) * sizeof *u);
-    unsigned char *scratch = t_alloc(bytes + GUARD);
-    memset(y, 0xff, (size_t)(n + 2 * GUARD) * sizeof *y);
+    memset(y, 0xff, n + 2 * GUARD);
     memset(u, 0xff, (numbers + 2 * GUARD) * sizeof *u);
     memset(scratch, 0xff, bytes + GUARD);
     tile_conv_transform(&s, u + GUARD, w, TS_F32, c);
-    tile_conv_run(&s, y + GUARD, x, u + GUARD, b, c, scratch);
-    for (int i = 0; i < GUARD; i++) {
-        T_TRUE(isnan(y[i]) && isnan(y[GUARD + n + i]));
-        T_TRUE(u[i] == 0xffff && u[GUARD + numbers + (size_t)i] == 0xffff);
-        T_TRUE(scratch[bytes + (size_t)i] == 0xff);
+    tile_conv_run(&s, y + GUARD, x, u + GUARD, b, c, end, scratch);
+    for (size_t i = 0; i < GUARD; i++) {
+        T_TRUE(y[i] == 0xff && y[GUARD + n + i] == 0xff);
+        T_TRUE(u[i] == 0xffff && u[GUARD + numbers + i] == 0xffff);
+        T_TRUE(scratch[bytes + i] == 0xff);
     }
     return y + GUARD;
+}
+
+static const float *run(const ts_conv2d *c, int threads, const void *x, const float *w, const float *b)
+{
+    return run_to(c, threads, x, w, b, NULL);
 }
 
 static uint16_t *narrow(const float *x, int64_t n)
@@ -109,6 +114,30 @@ T_TEST(an_image_alone)
     }
 }
 
+/* What is stored instead of sums has the bits that act_fwd makes of them. */
+T_TEST(activations)
+{
+    (void)be, (void)s;
+    ts_stream stream = { .threads = 1 };
+    int tried = 0;
+    for (int i = 0; i < N_SHAPES; i++) {
+        const ts_conv2d c = SHAPES[i];
+        const int64_t ny = c.B * c.Y * c.X * c.O;
+        if (!tile_conv_ends(&c)) continue;
+        const float *x = t_normals(c.B * c.Y * c.X * c.C, 1, 1), *w = t_normals(c.O * c.C, 1, 2), *b = t_normals(c.O, 1, 3);
+        const float *sums = run(&c, 2, x, w, b);
+        for (int j = 0; j < 4; j++, tried++) {
+            const tile_conv_end end = { j & 1 ? TS_SILU : TS_GELU_TANH, j & 2 ? TS_BF16 : TS_F32 };
+            const size_t bytes = (size_t)ny * (j & 2 ? 2 : 4);
+            void *want = t_alloc(bytes);
+            T_OK(act_fwd_cpu(&stream, want, sums, end.act, ny, end.dtype));
+            T_TRUE(memcmp(run_to(&c, 3, x, w, b, &end), want, bytes) == 0);
+        }
+    }
+    T_TRUE(tried >= 24);
+    T_TRUE(!tile_conv_ends(&SHAPES[6]) && !tile_conv_ends(&(ts_conv2d){ 1, 9, 1, 4128, 32, 1, 1, 0, 0, TS_MATH_BF16, TS_F32 }));
+}
+
 /* Weights that are bfloat16 already. */
 T_TEST(narrow_weights)
 {
@@ -141,6 +170,7 @@ int main(void)
     if (tile_unit() || TILE_IN_C) { /* else the machine does not give the registers that this was built for */
         T_ADD1(u, the_formula);
         T_ADD1(u, an_image_alone);
+        T_ADD1(u, activations);
     }
     T_ADD1(u, narrow_weights);
     T_ADD1(u, what_is_not_taken);
