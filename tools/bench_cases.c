@@ -30,6 +30,8 @@ const kernel_case KERNEL_CASES[] = {
     { "linear_fwd", { 32 * 85, 256, 1024 }, make_linear_fwd, KERNEL_DEMO },
     { "linear_fwd", { 16, 256, 768 }, make_linear_fwd, KERNEL_DEMO },
     { "linear_fwd", { 680, 1024, 3072 }, make_linear_fwd, KERNEL_PUBLISHED },
+    { "linear_gelu", { 32 * 85, 256, 1024 }, make_linear_gelu, KERNEL_DEMO },
+    { "linear_gelu", { 680, 1024, 4096 }, make_linear_gelu, KERNEL_PUBLISHED },
     { "linear_bwd", { 32 * 85, 256, 768 }, make_linear_bwd, KERNEL_DEMO },
     { "attention_fwd", { 32, 85, 4, 64, 0, 85 }, make_attention_fwd, KERNEL_DEMO },
     { "attention_fwd", { 1, 680, 16, 64, 0, 680 }, make_attention_fwd, KERNEL_PUBLISHED },

@@ -92,6 +92,7 @@ extern const kernel_case KERNEL_CASES[]; /* ends with a NULL name */
 /* Give k its unfused form: called by make after all other buffers, k->u is filled. */
 void unfused_group_norm(kernel *k, ts_device *d, ts_status *st);
 void unfused_ada_norm(kernel *k, ts_device *d, ts_status *st);
+void unfused_linear_gelu(kernel *k, ts_device *d, ts_status *st);
 void unfused_cross_entropy(kernel *k, ts_device *d, ts_status *st);
 void unfused_fsq(kernel *k, ts_device *d, ts_status *st);
 void unfused_sample(kernel *k, ts_device *d, ts_status *st);

@@ -48,6 +48,14 @@ MAKE(linear_fwd)
     k->run = run_linear_fwd;
     k->error = linear_error;
 }
+/* What a transformer's hidden layer is: the product, its bias, GELU. */
+MAKE(linear_gelu)
+{
+    make_linear_fwd(k, d, st, a);
+    k->u.linear.act = TS_GELU_TANH;
+    k->error = NULL;
+    unfused_linear_gelu(k, d, st);
+}
 MAKE(linear_bwd)
 {
     linear_shape(k, a);

@@ -20,6 +20,7 @@
 
 /* make of a kernel_case. */
 MAKE(linear_fwd);
+MAKE(linear_gelu);
 MAKE(linear_bwd);
 MAKE(conv2d_fwd);
 MAKE(conv2d_bwd);

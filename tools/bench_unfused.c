@@ -49,6 +49,25 @@ void unfused_ada_norm(kernel *k, ts_device *d, ts_status *st)
     k->same = 2;
 }
 
+/* --- product; bias; GELU --- */
+
+static ts_status linear_gelu_in_steps(kernel *k)
+{
+    ts_linear l = k->u.linear;
+    l.act = TS_NO_ACT;
+    TS_TRY(k->be->linear_fwd(k->s, aux(k, 0), k->p[1], k->p[2], NULL, &l, aux(k, 1)));
+    TS_TRY(kernel_map(k, aux(k, 0), aux(k, 0), TS_STEP_ADD, k->p[3], l.N * l.O, l.N, l.O));
+    return k->be->act_fwd(k->s, k->p[0], aux(k, 0), k->u.linear.act, l.N * l.O, TS_F32);
+}
+
+void unfused_linear_gelu(kernel *k, ts_device *d, ts_status *st)
+{
+    k->aux = kernel_room(k, d, st, k->count[0]);
+    kernel_scratch(k, d, st, k->be->linear_scratch(k->s, &k->u.linear, 0));
+    k->unfused = linear_gelu_in_steps;
+    k->same = 1;
+}
+
 /* --- softmax, loss, gradient --- */
 
 static ts_status cross_entropy_in_steps(kernel *k)

@@ -81,6 +81,7 @@ void tile_conv_transform(const ts_stream *s, void *u, const void *w, ts_dtype dt
 typedef struct {
     const uint16_t *x[2]; /* the first channel of the first tap */
     float *y[2];
+    const char *out[2]; /* where they stand in the end: y, unless there is an activation */
     int64_t pixels[2]; /* that exist, of 16; 0: the second is not there */
 } block;
 
@@ -88,6 +89,8 @@ typedef struct {
 typedef struct {
     int64_t pitch;       /* numbers between pixels of the strip                         */
     int64_t apart;       /* numbers between pixels of y                                 */
+    int64_t out_apart;   /* bytes between pixels of out                                 */
+    int64_t out_bytes;   /* that 32 outputs of a pixel have there                       */
     const int32_t *step; /* (steps + NEAR) where the channels of a step are, in numbers from x; the last again */
     int64_t steps;
     int fresh; /* the panel is read for the first time */
@@ -105,12 +108,12 @@ static void fetch_far(const char *panel)
 }
 
 /* The outputs of pixel n of 32, for writing: they are too far apart for the machine to see by itself what comes next. */
-static void fetch_outputs(const block *k, int64_t apart, int64_t n)
+static void fetch_outputs(const block *k, const plan *p, int64_t n)
 {
     if (n % TILE >= k->pixels[n / TILE]) return;
-    const float *y = k->y[n / TILE] + n % TILE * apart;
-    __builtin_prefetch(y, 1);
-    __builtin_prefetch(y + TILE, 1);
+    const char *out = k->out[n / TILE] + n % TILE * p->out_apart;
+    __builtin_prefetch(out, 1);
+    __builtin_prefetch(out + p->out_bytes - LINE, 1);
 }
 
 /* Registers: sums 0 to 3 (2x2), pixels 4 and 5, weights 6 and 7. The order of instructions is the fastest of 400 that were tried: where
@@ -129,7 +132,7 @@ static void sum_two(const block *k, const plan *p, const char *panel)
         const char *w = panel + NEAR * STEP;
         const uint16_t *x[2] = { k->x[0] + p->step[i + NEAR], k->x[1] + p->step[i + NEAR] };
         if (p->fresh) fetch_far(panel);
-        if (i <= 2 * TILE) fetch_outputs(k, p->apart, i - 1);
+        if (i <= 2 * TILE) fetch_outputs(k, p, i - 1);
         panel += STEP;
         TILE_DOT(0, 4, 6);
         fetch(w, LINE);
@@ -266,26 +269,7 @@ static void put_row(const part *k, int64_t n)
         memset(to, 0, (size_t)k->channels * sizeof *to);
 }
 
-/* Outputs o.. of a panel, of all rows, to y, whose rows are `apart` apart. */
-static void sum_panel(const part *k, int64_t o, float *y, int64_t apart)
-{
-    const ts_conv2d *c = k->c;
-    const int64_t pitch = pitch_of_rows(c), at = (o / PANEL * c->C + k->c0) / TILE_DEPTH;
-    const char *panel = (const char *)k->u + at * STEP;
-    const float *bias = k->b ? k->b + o : ZEROS;
-    plan p = { pitch, apart, k->step, k->channels / TILE_DEPTH, 1 };
-    for (int64_t n = 0; n < k->rows; n += 2 * TILE, p.fresh = 0) {
-        block two = { .pixels = { ts_at_most(k->rows - n, TILE),
-                                  k->rows - n > TILE ? ts_at_most(k->rows - n - TILE, TILE) : 0 } };
-        for (int j = 0; j < 2; j++) {
-            two.x[j] = k->strip + (n + j * TILE) * pitch;
-            two.y[j] = y + (n + j * TILE) * apart;
-        }
-        run_block(&two, &p, panel, bias, k->c0 > 0);
-    }
-}
-
-/* The activations of a row's sums. */
+/* The activations of a row's sums, at number `at` of y. */
 static void end_row(void *y, int64_t at, const float *sum, const tile_conv_end *end)
 {
     float row[PANEL];
@@ -304,17 +288,28 @@ static void end_row(void *y, int64_t at, const float *sum, const tile_conv_end *
     for (int i = 0; i < PANEL; i++) ((uint16_t *)y)[at + i] = bf16_narrow(row[i]);
 }
 
-/* The same where they end in another way: their sums wait in the cache. */
+/* Outputs o.. of a panel, of all rows. Sums whose activations are stored stand in a block of their own until then. */
 static void run_panel(const part *k, int64_t o)
 {
-    const int64_t O = k->c->O;
-    if (!k->end) {
-        sum_panel(k, o, (float *)k->y + k->n0 * O + o, O);
-        return;
+    _Alignas(LINE) float sums[2 * TILE * PANEL];
+    const ts_conv2d *c = k->c;
+    const int64_t pitch = pitch_of_rows(c), at = (o / PANEL * c->C + k->c0) / TILE_DEPTH;
+    const int64_t size = k->end && k->end->dtype == TS_BF16 ? 2 : 4;
+    const char *panel = (const char *)k->u + at * STEP;
+    const float *bias = k->b ? k->b + o : ZEROS;
+    plan p = { pitch, k->end ? PANEL : c->O, c->O * size, PANEL * size, k->step, k->channels / TILE_DEPTH, 1 };
+    for (int64_t n = 0; n < k->rows; n += 2 * TILE, p.fresh = 0) {
+        const int64_t rows = ts_at_most(k->rows - n, 2 * TILE), first = (k->n0 + n) * c->O + o;
+        block two = { .pixels = { ts_at_most(rows, TILE), rows > TILE ? rows - TILE : 0 } };
+        for (int j = 0; j < 2; j++) {
+            const int64_t number = first + j * TILE * c->O;
+            two.x[j] = k->strip + (n + j * TILE) * pitch;
+            two.y[j] = k->end ? sums + j * TILE * PANEL : (float *)k->y + number;
+            two.out[j] = (const char *)k->y + number * size;
+        }
+        run_block(&two, &p, panel, bias, k->c0 > 0);
+        for (int64_t i = 0; k->end && i < rows; i++) end_row(k->y, first + i * c->O, sums + i * PANEL, k->end);
     }
-    _Alignas(LINE) float sums[STRIP * PANEL];
-    sum_panel(k, o, sums, PANEL);
-    for (int64_t n = 0; n < k->rows; n++) end_row(k->y, (k->n0 + n) * O + o, sums + n * PANEL, k->end);
 }
 
 /* Weights that stay in the second-level cache beside a strip, and rows enough: then every thread has strips of its own.
@@ -414,6 +409,7 @@ static block pixels_of(const uint16_t *strip, float *y, const ts_conv2d *c, int6
         const int64_t row = (i + j) / across, column = (i + j) % across * TILE;
         k.x[j] = strip + (row * (c->X + 2) + column) * pitch;
         k.y[j] = y + (row * c->X + column) * c->O;
+        k.out[j] = (const char *)k.y[j];
     }
     return k;
 }
@@ -424,7 +420,7 @@ static void run_strip(float *y, const uint16_t *u, const float *b, const ts_conv
     const int64_t steps = 9 * c->C / TILE_DEPTH, count = rows * c->X / TILE;
     for (int64_t o = 0; o < c->O; o += PANEL) {
         const char *panel = (const char *)u + o / PANEL * steps * STEP;
-        plan p = { c->C + SPREAD, c->O, step, steps, 1 };
+        plan p = { c->C + SPREAD, c->O, c->O * 4, PANEL * 4, step, steps, 1 };
         for (int64_t i = 0; i < count; i += 2, p.fresh = 0) {
             const block k = pixels_of(strip, y + o, c, i, count);
             run_block(&k, &p, panel, b ? b + o : ZEROS, 0);
