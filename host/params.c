@@ -9,12 +9,17 @@
 
 enum { ALIGN = 16 }; /* floats: 64 bytes */
 
-ts_status ts_params_new(ts_params **out)
+static uint64_t next_serial(void)
 {
     static _Atomic uint64_t last;
+    return ++last;
+}
+
+ts_status ts_params_new(ts_params **out)
+{
     *out = calloc(1, sizeof **out);
     if (!*out) return ts_fail(TS_E_NOMEM, "out of host memory");
-    (*out)->serial = ++last;
+    (*out)->serial = next_serial();
     return TS_OK;
 }
 
@@ -25,8 +30,10 @@ uint64_t ts_params_serial(const ts_params *p)
 
 void params_thaw(ts_params *p)
 {
-    if (p->frozen) p->d->be->mem_constant(p->d->s, p->buffer[TS_BUFFER_WEIGHT]->p, 0, 0);
+    if (!p->frozen) return;
+    p->d->be->mem_constant(p->d->s, p->buffer[TS_BUFFER_WEIGHT]->p, 0, 0);
     p->frozen = 0;
+    p->serial = next_serial();
 }
 
 ts_status ts_params_freeze(ts_params *p)

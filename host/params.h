@@ -55,7 +55,9 @@ typedef enum { TS_BUFFER_WEIGHT, TS_BUFFER_GRAD, TS_BUFFER_M, TS_BUFFER_V, TS_BU
 typedef struct ts_params ts_params;
 
 ts_status ts_params_new(ts_params **p);
-uint64_t ts_params_serial(const ts_params *p); /* a number that no other table of this process has or had */
+/* A number that no other table of this process has or had, and another one each time that weights were no longer constant: what was
+ * recorded with them (ts_backend.capture_begin) is to be forgotten then. */
+uint64_t ts_params_serial(const ts_params *p);
 void ts_params_free(ts_params *p); /* NULL is fine */
 
 /* Declare a parameter; the tensor's address is valid from now on, its data after ts_params_allocate. Returns NULL when memory is

@@ -11,7 +11,7 @@
 typedef struct {
     int64_t B;
     const void *weights[2]; /* of generator and tokenizer: where they lie */
-    uint64_t tokenizer;
+    uint64_t serial[2];
     double cfg, temperature, top_p;
     int top_k, smooth, drawn; /* drawn: tokens are, not just their smooth mean */
 } recipe;
@@ -79,7 +79,8 @@ static recipe recipe_of(const ts_generator *m, const ts_tokenizer *t, int64_t B,
     r.B = B;
     r.weights[0] = m->class_emb->data;
     r.weights[1] = t->quant_conv.w->data;
-    r.tokenizer = ts_params_serial(t->params);
+    r.serial[0] = ts_params_serial(m->params);
+    r.serial[1] = ts_params_serial(t->params);
     r.cfg = o->cfg, r.temperature = o->temperature, r.top_p = o->top_p;
     r.top_k = o->top_k, r.smooth = o->smooth != 0, r.drawn = want_tokens || !o->smooth;
     return r;

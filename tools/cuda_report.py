@@ -47,6 +47,9 @@ SHARED_OPS += [("GroupNorm forward, 64x64 positions by 40 channels on 2 of them"
                 [("group_norm_kept_k1<float>", 0)], 2 * 4 * 40 * 64 * 64),
                ("GroupNorm backward, 48x64 positions by 40 channels on 3 of them", "test_group_norm", "maps_beyond_shared_memory",
                 [("group_norm_bwd_kept_k1", 1), ("group_norm_params_k1", 1)], 3 * 4 * 40 * 48 * 64)]
+SHARED_OPS += [(f"GroupNorm forward to bfloat16, 64x64 positions by 40 channels{where}", "test_factor", "group_norm_of_large_maps_rounds",
+                [(kernel, 0)], (4 + 2) * 40 * 64 * 64)
+               for where, kernel in (("", "group_norm_slab_k1<uint16_t>"), (" on 2 of them", "group_norm_kept_k1<uint16_t>"))]
 SHARED_OPS.append(("Cross-entropy, 2 rows of 100,000 classes", "test_cross_entropy", "long_rows", [("cross_entropy_shared_k1", 0)], 2 * 4 * 2 * 100000))
 # What the tables do not show.
 KNOWN = """Larger ops than those counted keep them within these sizes:

@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/bf16.cuh"
 #include "kernels/cuda/convolve.h"
+#include "kernels/cuda/kept.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/rows.h"
@@ -124,14 +125,13 @@ static ts_status make_columns(ts_stream *s, void *columns, const void *x, const 
                              Yo, Xo, all);
 }
 
-/* w as an operand: itself, or rounded into scratch. */
+/* w as an operand: itself, or rounded. */
 static ts_status bring_weights(ts_stream *s, const void **p, const float *w, const ts_conv2d *c, const unrolled *u,
                                void *scratch)
 {
     *p = w;
     if (c->math == TS_MATH_F32) return TS_OK;
-    *p = scratch;
-    return ts_narrow(s, (uint16_t *)scratch, w, u->weights);
+    return ts_round_weights(s, p, w, u->weights, TS_BF16, scratch);
 }
 
 ts_status conv2d_fwd_cuda(ts_stream *s, float *y, const void *x, const float *w, const float *b, const ts_conv2d *c,

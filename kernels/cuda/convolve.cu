@@ -15,6 +15,7 @@
 
 #include "kernels/cuda/bf16.cuh"
 #include "kernels/cuda/cudnn.h"
+#include "kernels/cuda/kept.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/product.h"
 
@@ -286,9 +287,9 @@ static __device__ inline float rounded(uint16_t x)
     return bf16_widen(x);
 }
 
-template <class X> static __global__ void round_k1(float *y, const X *x, int64_t n)
+static __global__ void widen_k1(float *y, const uint16_t *x, int64_t n)
 {
-    TS_EACH(i, n) y[i] = rounded(x[i]);
+    TS_EACH(i, n) y[i] = bf16_widen(x[i]);
 }
 
 /* y = x with zeros around it, Yp rows of Xp pixels. */
@@ -323,7 +324,16 @@ static ts_status bring(ts_stream *s, const float **p, const float *x, int64_t n,
     float *y = (float *)*scratch;
     *p = y;
     *scratch += ts_room(n, sizeof(float));
-    return TS_LAUNCH(round_k1<float>, ts_blocks(n), BLOCK, 0, s, y, x, n);
+    return ts_round(s, y, x, n);
+}
+
+static ts_status bring_weights(ts_stream *s, const void **p, const float *w, const ts_conv2d *c, char **scratch)
+{
+    *p = w;
+    if (c->math == TS_MATH_F32) return TS_OK;
+    TS_TRY(ts_round_weights(s, p, w, n_weights(c), TS_F32, *scratch));
+    *scratch += ts_room(n_weights(c), sizeof(float));
+    return TS_OK;
 }
 
 static ts_status bring_image(ts_stream *s, const float **p, const void *x, const ts_conv2d *c, char **scratch)
@@ -336,7 +346,7 @@ static ts_status bring_image(ts_stream *s, const float **p, const void *x, const
     float *y = (float *)*scratch;
     *p = y;
     *scratch += ts_room(n, sizeof(float));
-    if (!uneven(c)) return TS_LAUNCH(round_k1<uint16_t>, ts_blocks(n), BLOCK, 0, s, y, bits, n);
+    if (!uneven(c)) return TS_LAUNCH(widen_k1, ts_blocks(n), BLOCK, 0, s, y, bits, n);
     return narrow ? TS_LAUNCH(pad_k1<uint16_t>, ts_blocks(n), BLOCK, 0, s, y, bits, *c, Yp, Xp, n)
                   : TS_LAUNCH(pad_k1<float>, ts_blocks(n), BLOCK, 0, s, y, wide, *c, Yp, Xp, n);
 }
@@ -360,6 +370,7 @@ ts_status ts_convolve_fwd(ts_stream *s, bool *done, float *y, const void *x, con
 {
     size_t work;
     const float *image;
+    const void *weights;
     chosen *k = begin<forward>(s, c, &work);
     *done = false;
     if (!k) return TS_OK;
@@ -367,10 +378,10 @@ ts_status ts_convolve_fwd(ts_stream *s, bool *done, float *y, const void *x, con
     const float one = 1, keep = b ? 1.0f : 0.0f;
     char *room = (char *)scratch;
     TS_TRY(bring_image(s, &image, x, c, &room));
-    TS_TRY(bring(s, &w, w, n_weights(c), c, &room));
+    TS_TRY(bring_weights(s, &weights, w, c, &room));
     if (b) TS_TRY(ts_fill_rows(s, y, b, n_out(c) / c->O, c->O));
     return answer(v,
-                  v->calls->cudnnConvolutionForward(v->handle, &one, v->x, image, v->w, w, v->conv,
+                  v->calls->cudnnConvolutionForward(v->handle, &one, v->x, image, v->w, weights, v->conv,
                                                     (forward::algorithm)k->algorithm, room, work, &keep, v->y, y),
                   k, c, done);
 }

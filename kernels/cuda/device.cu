@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "kernels/cuda/convolve.h"
+#include "kernels/cuda/kept.h"
 #include "kernels/cuda/launch.cuh"
 
 enum { OLDEST = 8 }; /* major compute capability that kernels are compiled for */
@@ -94,6 +95,7 @@ void stream_free_cuda(ts_stream *s)
     if (!s) return;
     if (s->stream) cudaStreamSynchronize(s->stream);
     ts_convolve_close(s);
+    ts_kept_free(s->kept);
     if (s->blas_handle) s->blas->destroy(s->blas_handle);
     cudaFree(s->bad_draw);
     cudaFree(s->partial);
@@ -131,13 +133,6 @@ void mem_free_cuda(ts_stream *s, void *p)
     cudaFree(p);
 }
 
-/* cuBLAS reads weights as they lie. */
-ts_status mem_constant_cuda(ts_stream *s, const void *p, size_t bytes, int on)
-{
-    (void)s, (void)p, (void)bytes, (void)on;
-    return TS_OK;
-}
-
 /* Pageable memory is copied aside before the call returns, so the host may reuse it at once. */
 ts_status upload_cuda(ts_stream *s, void *device, const void *host, size_t bytes)
 {
@@ -168,13 +163,16 @@ struct ts_capture {
 
 ts_status capture_begin_cuda(ts_stream *s)
 {
-    return ts_cuda(cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal), "cuda graph");
+    TS_TRY(ts_cuda(cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal), "cuda graph"));
+    s->recording = 1;
+    return TS_OK;
 }
 
 ts_status capture_end_cuda(ts_stream *s, ts_capture **c)
 {
     cudaGraph_t graph = nullptr;
     *c = nullptr;
+    s->recording = 0;
     TS_TRY(ts_cuda(cudaStreamEndCapture(s->stream, &graph), "cuda graph"));
     ts_capture *n = (ts_capture *)calloc(1, sizeof *n);
     ts_status st = n ? ts_cuda(cudaGraphInstantiate(&n->exec, graph, 0), "cuda graph")

@@ -21,7 +21,7 @@ ts_status upload_cuda(ts_stream *s, void *device, const void *host, size_t bytes
 ts_status download_cuda(ts_stream *s, void *host, const void *device, size_t bytes);
 ts_status copy_cuda(ts_stream *s, void *to, const void *from, size_t bytes);
 ts_status zero_cuda(ts_stream *s, void *p, size_t bytes);
-ts_status mem_constant_cuda(ts_stream *s, const void *p, size_t bytes, int on);
+ts_status mem_constant_cuda(ts_stream *s, const void *p, size_t bytes, int on); /* kept.cu */
 ts_status capture_begin_cuda(ts_stream *s);
 ts_status capture_end_cuda(ts_stream *s, ts_capture **c);
 ts_status capture_launch_cuda(ts_stream *s, ts_capture *c);

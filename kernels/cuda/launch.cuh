@@ -22,6 +22,8 @@ struct ts_stream {
     int without_cudnn;              /* 1 where it cannot be used                         */
     unsigned long long *bad_draw; /* device: the first draw that failed, picture * 2^32 + token, or NO_BAD_DRAW */
     double *partial;              /* device: PARTIALS numbers for sums over a whole tensor  */
+    struct kept *kept;            /* constant memory, and what of it is kept rounded (kept.h) */
+    int recording;                /* work is recorded: no memory may be asked for           */
 };
 
 static const unsigned long long NO_BAD_DRAW = ~0ull;

@@ -2,6 +2,7 @@
 #include "tessera/op_linear.h"
 
 #include "kernels/cuda/act.h"
+#include "kernels/cuda/kept.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/product.h"
 #include "kernels/cuda/rows.h"
@@ -35,10 +36,9 @@ static ts_status bring(ts_stream *s, const void **p, const float *x, int64_t n, 
 
 static ts_status sums_of(ts_stream *s, float *y, const void *x, const float *w, const float *b, const ts_linear *l, char *room)
 {
-    ts_operand left = {}, right = { nullptr, 1 };
-    left.p = x;
+    ts_operand left = { x, 0 }, right = { w, 1 };
     if (l->x_dtype != TS_BF16) TS_TRY(bring(s, &left.p, (const float *)x, l->N * l->I, l->math, &room));
-    TS_TRY(bring(s, &right.p, w, l->O * l->I, l->math, &room));
+    if (l->math == TS_MATH_BF16) TS_TRY(ts_round_weights(s, &right.p, w, l->O * l->I, TS_BF16, room));
     if (b) TS_TRY(ts_fill_rows(s, y, b, l->N, l->O));
     return ts_product(s, y, left, right, l->N, l->O, l->I, l->math, b != nullptr);
 }

@@ -32,6 +32,16 @@ ts_status ts_narrow(ts_stream *s, uint16_t *y, const float *x, int64_t n)
     return n == 0 ? TS_OK : TS_LAUNCH(narrow_k1, ts_blocks(n), BLOCK, 0, s, y, x, n);
 }
 
+static __global__ void round_k1(float *y, const float *x, int64_t n)
+{
+    TS_EACH(i, n) y[i] = bf16_round(x[i]);
+}
+
+ts_status ts_round(ts_stream *s, float *y, const float *x, int64_t n)
+{
+    return n == 0 ? TS_OK : TS_LAUNCH(round_k1, ts_blocks(n), BLOCK, 0, s, y, x, n);
+}
+
 static __global__ void fill_rows_k1(float *y, const float *b, int64_t all, int64_t N)
 {
     TS_EACH(i, all) y[i] = b[i % N];

@@ -102,7 +102,7 @@ START_TEST(sharing)
             fails(call, "cross_entropy", [] { return cross_entropy_cuda(s, &x, &x, &x, nullptr, 1, 2, 100000); });
     }
     setenv("TS_EMU_PROCESSORS", "1", 1); /* a device that others have taken */
-    REFUSED(TS_E_DEVICE, "group_norm_slab_k1: too many blocks in cooperative launch",
+    REFUSED(TS_E_DEVICE, "group_norm_slab_k1<float>: too many blocks in cooperative launch",
             group_norm_fwd_cuda(s, &x, &x, &x, &x, &x, &x, &map));
     unsetenv("TS_EMU_PROCESSORS");
     stream_free_cuda(s);

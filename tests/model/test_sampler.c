@@ -24,7 +24,7 @@ typedef struct {
     ts_generator *m;
 } models;
 
-static ts_status try_models(models *p, const ts_backend *be, int kind, int training)
+static ts_status try_models(models *p, const ts_backend *be, int kind, int training, ts_math math)
 {
     ts_tokenizer_config tc = tiny_tokenizer_config(QUANTIZERS[kind], "[1,2,2]", 8);
     ts_generator_config c;
@@ -37,7 +37,7 @@ static ts_status try_models(models *p, const ts_backend *be, int kind, int train
     T_OK(ts_generator_config_read(&c, o, text));
     json_decref(o);
     *p = (models){ NULL, NULL, NULL };
-    TS_TRY(ts_device_open(&p->d, be->name, 1, TS_MATH_F32));
+    TS_TRY(ts_device_open(&p->d, be->name, 1, math));
     TS_TRY(ts_tokenizer_new(&p->t, p->d, &tc, training, 1));
     return ts_generator_new(&p->m, p->d, &c, training, 2);
 }
@@ -45,7 +45,7 @@ static ts_status try_models(models *p, const ts_backend *be, int kind, int train
 static models open_models(const ts_backend *be, int kind)
 {
     models p;
-    T_OK(try_models(&p, be, kind, 1));
+    T_OK(try_models(&p, be, kind, 1, TS_MATH_F32));
     return p;
 }
 
@@ -117,6 +117,32 @@ T_TEST(vq)
 {
     (void)s;
     all_kinds(be, 2);
+}
+
+/* Recordings hold copies of weights that were constant. Those that are no longer are seen, also in the place of before. */
+T_TEST(weights_that_change)
+{
+    (void)s;
+    enum { BATCHES = 3, TURNS = 4 };
+    const ts_sampling how = { .seed = 5, .cfg = 2, .temperature = 1, .top_p = 0.9 };
+    const int32_t label = 1;
+    int32_t tokens[2][TURNS][BATCHES][T];
+    for (int frozen = 0; frozen < 2; frozen++) {
+        models p;
+        T_OK(try_models(&p, be, 0, 1, TS_MATH_BF16));
+        for (int turn = 0; turn < TURNS; turn++) {
+            if (frozen) T_OK(ts_params_freeze(p.m->params));
+            if (frozen) T_OK(ts_params_freeze(p.t->params));
+            for (int i = 0; i < BATCHES; i++) T_OK(ts_generator_sample(p.m, p.t, &label, 1, &how, tokens[frozen][turn][i], NULL));
+            if (turn == 1) T_OK(ts_params_init(p.m->params, 7));
+            else ts_params_swap_ema(p.m->params);
+        }
+        close_models(&p);
+    }
+    ck_assert_mem_eq(tokens[0], tokens[1], sizeof tokens[0]);
+    for (int turn = 0; turn < TURNS; turn++)
+        for (int i = 1; i < BATCHES; i++) ck_assert_mem_eq(tokens[0][turn][0], tokens[0][turn][i], sizeof tokens[0][0][0]);
+    T_TRUE(memcmp(tokens[0][1][0], tokens[0][2][0], sizeof tokens[0][0][0]) != 0);
 }
 
 /* --- what a batch asks of the device --- */
@@ -201,7 +227,7 @@ T_TEST(one_launch_a_scale)
 static ts_status batches(models *p, const ts_backend *be, int64_t B, int32_t tokens[2][MOST * T], float *images)
 {
     static const int32_t labels[MOST] = { 0, 3, 2 };
-    TS_TRY(try_models(p, be, 0, 0));
+    TS_TRY(try_models(p, be, 0, 0, TS_MATH_F32));
     ts_sampling how = { .seed = 5, .cfg = 2, .temperature = 1, .top_p = 0.9 };
     for (int i = 0; i < 2; i++, how.image0 += (uint64_t)B)
         TS_TRY(ts_generator_sample(p->m, p->t, labels, B, &how, tokens[i], images));
@@ -298,6 +324,7 @@ int main(void)
     T_ADD(u, joint);
     T_ADD(u, digits);
     T_ADD(u, vq);
+    T_ADD(u, weights_that_change);
     T_ADD(u, one_launch_a_scale);
     T_ADD(u, little_memory);
     T_ADD(u, every_call_may_fail);
