@@ -45,8 +45,8 @@ void bench_profile(json_t *o, int64_t per, double aside, const char *what);
 
 /* A large square product of constant weights, on a device of its own, so that it neither stands in a profile nor in the way of memory:
  * what shares of the peak refer to. Where the speed of a machine comes and goes, the two sides of a share are to be measured by turns:
- * in_turn, a bench_fn like call, multiplies for a tenth of a second if the last product ended more than a second ago. close after every open, whatever that
- * returned; a second time is fine. */
+ * in_turn, a bench_fn like call, multiplies for a tenth of a second if the last product ended more than a second ago. close after every
+ * open, whatever that returned; a second time is fine. */
 enum { BENCH_PRODUCT = 2048 };
 typedef struct {
     ts_device *d;

@@ -69,9 +69,8 @@ typedef struct {
     ts_status (*copy)(ts_stream *s, void *to, const void *from, size_t bytes);
     ts_status (*zero)(ts_stream *s, void *p, size_t bytes);
     /* on: the bytes from p will not change until the same p is given with on = 0 (bytes is not read then), so a backend may keep
-     * copies of weights in a layout of its own. Declared ranges do not overlap. Recordings may hold
-     * such copies: those made before on = 0 are not launched after it. Results are the same, bit for bit, but for conv2d_fwd, which
-     * may then sum in another way. */
+     * copies of weights in a layout of its own. Declared ranges do not overlap. Recordings may hold such copies: those made before
+     * on = 0 are not launched after it. Results are the same, bit for bit, but for conv2d_fwd, which may then sum in another way. */
     ts_status (*mem_constant)(ts_stream *s, const void *p, size_t bytes, int on);
     /* p lies in a file that is mapped read-only, holds a weight as w says, and is constant until mem_constant(p, 0, 0). From now on
      * linear_fwd and conv2d_fwd, and nothing else, take p for their w. NULL: this backend cannot, weights must be uploaded. */
