@@ -253,8 +253,9 @@ static __global__ void append_k1(T *cache_k, T *cache_v, const float *qkv, int n
     const int64_t to = ((b * a.T_max + a.pos + t) * a.H + h) * c;
     const float inverse = normalise ? inverse_norm(k, c, lane) : 1.0f;
     for (int i = lane; i < c; i += WARP) {
-        put(cache_k + to + i, k[i] * inverse);
-        put(cache_v + to + i, v[i]);
+        const float key = k[i] * inverse, value = v[i];
+        put(cache_k + to + i, key);
+        put(cache_v + to + i, value);
     }
 }
 

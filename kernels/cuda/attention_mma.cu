@@ -93,7 +93,8 @@ static __global__ void __launch_bounds__(WARPS *WARP, 4) attention_mma_k1(job j,
         if (rows <= 0) continue;
         multiply_rows(m.scores + row0 * SCORE_STRIDE, SCORE_STRIDE, m.q + row0 * m.stride, m.k, m.stride, width);
         __syncwarp();
-        const float k_factor = j.k_factor && u0 + lane < j.keys ? j.k_factor[head * j.T + u0 + lane] : 1.0f;
+        const bool factors = sizeof(T) == sizeof(float) && j.k_factor; /* bfloat16 keys are normalised */
+        const float k_factor = factors && u0 + lane < j.keys ? j.k_factor[head * j.T + u0 + lane] : 1.0f;
         const bool broken = bad[lane] == mark;
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {

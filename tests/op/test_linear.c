@@ -256,6 +256,27 @@ T_TEST(constant_weights)
     }
 }
 
+/* What lies behind constant weights may change. */
+T_TEST(weights_behind_constant_ones)
+{
+    enum { N = 4, I = 96, O = 96, W = I * O };
+    const ts_linear l = { .N = N, .I = I, .O = O, .math = TS_MATH_BF16 };
+    t_buf *x = T_INF(t_normals(N * I, 1, 1), N * I), *w = T_OUTF(2 * W), *want = T_OUTF(N * O), *y = T_OUTF(N * O);
+    float *behind = (float *)w->dev + W;
+    void *scratch = T_SCRATCH(be->linear_scratch(s, &l, 0));
+    T_OK(be->mem_constant(s, w->dev, W * sizeof(float), 1));
+    for (uint64_t round = 0; round < 2; round++) {
+        const float *numbers = t_normals(W, 1, 2 + round);
+        T_OK(be->upload(s, behind, numbers, W * sizeof(float)));
+        T_OK(be->linear_fwd(s, y->dev, x->dev, behind, NULL, &l, scratch));
+        T_OK(be->linear_fwd(s, want->dev, x->dev, T_INF(numbers, W)->dev, NULL, &l, scratch));
+        t_down(y);
+        t_down(want);
+        T_TRUE(memcmp(y->host, want->host, N * O * 4) == 0);
+    }
+    T_OK(be->mem_constant(s, w->dev, 0, 0));
+}
+
 /* An activation at the end gives the bits that it gives afterwards, of whatever shape and type. */
 T_TEST(activated)
 {
@@ -321,6 +342,7 @@ int main(void)
     T_ADD(u, not_a_number_and_infinity_stay_in_their_row);
     T_ADD(u, no_rows);
     T_ADD(u, constant_weights);
+    T_ADD(u, weights_behind_constant_ones);
     T_ADD(u, activated);
     T_ADD(u, weights_in_a_file);
     T_ADD(u, a_row_does_not_depend_on_the_others);
