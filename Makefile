@@ -6,6 +6,7 @@
 #   CUDA=1         with the CUDA backend, the default where nvcc is found; the program runs without a driver, too
 #   CUDNN=1        convolutions by cuDNN, the default where its header is found; the program runs without the library, too
 #   CUDA_ARCHS="80 90"   the architectures it is built for; on those newer than the last the driver compiles it again
+#   DEVICE=cuda    make check: op tests on that backend alone, and no such device is a failure; without it, on all there are
 #   V=1            show the commands
 #   PREFIX=/usr/local DESTDIR=   where `make install` puts things
 
@@ -141,7 +142,7 @@ emu-bootstrap: # fibers, for the emulated device alone
 	@tools/bootstrap.sh libboost-context-dev
 
 check: $(TESTS) $(EMU_TESTS) $(FUZZ) $(B)/tests/cli/make_pictures $(B)/tessera $(EMU)/tessera ## build and run every test
-	@tests/run.sh $(B)
+	@$(if $(DEVICE),TS_TEST_BACKEND=$(DEVICE)) tests/run.sh $(B)
 
 fuzz: $(FUZZ) ## run every fuzz program for FUZZ_SECONDS (60); best with ASAN=1
 	$(Q)set -e; for p in $(FUZZ); do echo "  FUZZ $$p"; \

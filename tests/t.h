@@ -3,7 +3,7 @@
  * A test program is one file with
  *     T_TEST(name) { ... }                     one test; `be` is the backend, `s` its stream (for T_BACKENDS tests)
  *     int main(void) { Suite *u = t_suite("op_x"); T_ADD(u, name); return t_run(u); }
- * T_ADD runs a test once per backend present (TS_TEST_BACKEND=cpu picks one); T_ADD1 runs it once, with be = cpu.
+ * T_ADD runs a test once per backend present (TS_TEST_BACKEND=cpu picks one, which must be there); T_ADD1 runs it once, with be = cpu.
  * Comparisons are written so that NaN fails.
  */
 #ifndef T_H
