@@ -23,7 +23,7 @@
     X(zero, (ts_stream * s, void *p, size_t bytes), (s, p, bytes), 0)                                                  \
     X(mem_constant, (ts_stream * s, const void *p, size_t bytes, int on), (s, p, bytes, on), 0)                        \
     X(linear_fwd,                                                                                                      \
-      (ts_stream * s, void *y, const void *x, const float *w, const float *b, const ts_linear *l, void *scratch),     \
+      (ts_stream * s, void *y, const void *x, const float *w, const float *b, const ts_linear *l, void *scratch),      \
       (s, y, x, w, b, l, scratch), FLOPS_LINEAR)                                                                       \
     X(linear_bwd,                                                                                                      \
       (ts_stream * s, float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,                \

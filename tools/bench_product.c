@@ -1,30 +1,29 @@
 /* bench_product.c - what the machine gives a large matrix product. Contract: bench.h. */
 #include <stdlib.h>
-#include <string.h>
 
 #include "host/log.h"
+#include "tessera/exact.h"
 #include "tools/bench.h"
 
 static const double PAUSE = 1, TURN = 0.1; /* seconds between two turns, and of a turn at least */
 
-/* A matrix of random numbers as operands of products stand in memory. */
+/* A matrix of random numbers as operands of products stand in memory; in bfloat16 they are cut off. */
 static ts_status operand(ts_block **b, ts_device *d, ts_dtype dtype, uint64_t seed)
 {
     const size_t n = (size_t)BENCH_PRODUCT * BENCH_PRODUCT;
-    float *x = malloc(n * sizeof *x);
-    if (!x) return ts_fail(TS_E_NOMEM, "out of host memory");
-    bench_fill(x, (int64_t)n, seed);
-    uint16_t *narrow = (uint16_t *)x; /* in place: number i is read before anything is written behind half of it */
-    for (size_t i = 0; dtype == TS_BF16 && i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, (char *)x + i * sizeof bits, sizeof bits);
-        const uint16_t upper = (uint16_t)(bits >> 16);
-        memcpy(narrow + i, &upper, sizeof upper);
+    float *wide = malloc(n * sizeof *wide);
+    uint16_t *narrow = malloc(n * sizeof *narrow);
+    ts_status st = wide && narrow ? TS_OK : ts_fail(TS_E_NOMEM, "out of host memory");
+    if (st == TS_OK) {
+        bench_fill(wide, (int64_t)n, seed);
+        for (size_t i = 0; i < n; i++) narrow[i] = (uint16_t)(ts_bits_of(wide[i]) >> 16);
+        const void *x = dtype == TS_BF16 ? (const void *)narrow : wide;
+        const size_t bytes = n * (dtype == TS_BF16 ? sizeof *narrow : sizeof *wide);
+        *b = ts_block_get(d, bytes);
+        st = *b ? d->be->upload(d->s, (*b)->p, x, bytes) : TS_E_NOMEM;
     }
-    const size_t bytes = n * (dtype == TS_BF16 ? sizeof *narrow : sizeof *x);
-    *b = ts_block_get(d, bytes);
-    ts_status st = *b ? d->be->upload(d->s, (*b)->p, x, bytes) : TS_E_NOMEM;
-    free(x);
+    free(wide);
+    free(narrow);
     return st;
 }
 

@@ -12,7 +12,7 @@
 extern "C" {
 #endif
 
-typedef enum { TS_NO_ACT, TS_SILU, TS_GELU_TANH } ts_act;
+typedef enum { TS_NO_ACT, TS_SILU, TS_GELU_TANH } ts_act; /* TS_NO_ACT is for products (op_linear.h), not for these functions */
 
 /*   y (N) f32 out, may be x itself; or bf16, the same numbers rounded to nearest even      x (N) f32 in */
 typedef ts_status ts_act_fwd_fn(ts_stream *s, void *y, const float *x, ts_act act, int64_t N, ts_dtype y_dtype);

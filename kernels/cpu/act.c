@@ -2,11 +2,11 @@
 #include "tessera/op_act.h"
 
 #include "kernels/cpu/act.h"
-#include "kernels/cpu/bf16.h"
+#include "kernels/cpu/sizes.h"
 #include "kernels/cpu/stream.h"
 
-/* Below this many values waking the other threads costs more than they save. */
-enum { SERIAL = 1 << 13 };
+/* Below SERIAL values waking the other threads costs more than they save. */
+enum { SERIAL = 1 << 13, PIECE = 1 << 12 };
 
 static inline float silu_slope(float x)
 {
@@ -21,29 +21,11 @@ static inline float gelu_slope(float x)
     return 0.5f * fmaf(x * (1.0f - t * t), inner, 1.0f + t);
 }
 
-static void forward_narrow(ts_stream *s, uint16_t *y, const float *x, ts_act act, int64_t N)
+ts_status act_fwd_cpu(ts_stream *s, void *y, const float *x, ts_act act, int64_t N, ts_dtype y_dtype)
 {
-    if (act == TS_SILU) {
-#pragma omp parallel for simd num_threads(s->threads) if (N > SERIAL)
-        for (int64_t n = 0; n < N; n++) y[n] = bf16_narrow(silu_of(x[n]));
-    } else {
-#pragma omp parallel for simd num_threads(s->threads) if (N > SERIAL)
-        for (int64_t n = 0; n < N; n++) y[n] = bf16_narrow(gelu_of(x[n]));
-    }
-}
-
-ts_status act_fwd_cpu(ts_stream *s, void *out, const float *x, ts_act act, int64_t N, ts_dtype y_dtype)
-{
-    float *y = out;
-    if (y_dtype == TS_BF16) {
-        forward_narrow(s, out, x, act, N);
-    } else if (act == TS_SILU) {
-#pragma omp parallel for simd num_threads(s->threads) if (N > SERIAL)
-        for (int64_t n = 0; n < N; n++) y[n] = silu_of(x[n]);
-    } else {
-#pragma omp parallel for simd num_threads(s->threads) if (N > SERIAL)
-        for (int64_t n = 0; n < N; n++) y[n] = gelu_of(x[n]);
-    }
+    const int64_t size = y_dtype == TS_BF16 ? 2 : 4;
+#pragma omp parallel for num_threads(s->threads) if (N > SERIAL)
+    for (int64_t n = 0; n < N; n += PIECE) act_numbers((char *)y + n * size, x + n, act, ts_at_most(N - n, PIECE), y_dtype);
     return TS_OK;
 }
 

@@ -269,25 +269,6 @@ static void put_row(const part *k, int64_t n)
         memset(to, 0, (size_t)k->channels * sizeof *to);
 }
 
-/* The activations of a row's sums, at number `at` of y. */
-static void end_row(void *y, int64_t at, const float *sum, const tile_conv_end *end)
-{
-    float row[PANEL];
-    if (end->act == TS_SILU) {
-#pragma omp simd
-        for (int i = 0; i < PANEL; i++) row[i] = silu_of(sum[i]);
-    } else {
-#pragma omp simd
-        for (int i = 0; i < PANEL; i++) row[i] = gelu_of(sum[i]);
-    }
-    if (end->dtype == TS_F32) {
-        memcpy((float *)y + at, row, sizeof row);
-        return;
-    }
-#pragma omp simd
-    for (int i = 0; i < PANEL; i++) ((uint16_t *)y)[at + i] = bf16_narrow(row[i]);
-}
-
 /* Outputs o.. of a panel, of all rows. Sums whose activations are stored stand in a block of their own until then. */
 static void run_panel(const part *k, int64_t o)
 {
@@ -308,7 +289,8 @@ static void run_panel(const part *k, int64_t o)
             two.out[j] = (const char *)k->y + number * size;
         }
         run_block(&two, &p, panel, bias, k->c0 > 0);
-        for (int64_t i = 0; k->end && i < rows; i++) end_row(k->y, first + i * c->O, sums + i * PANEL, k->end);
+        for (int64_t i = 0; k->end && i < rows; i++)
+            act_numbers((char *)k->y + (first + i * c->O) * size, sums + i * PANEL, k->end->act, PANEL, k->end->dtype);
     }
 }
 

@@ -32,8 +32,8 @@ static void check_rounded(const char *what, t_buf *narrow, t_buf *wide, int64_t 
     t_down(wide);
     const uint16_t *got = narrow->host;
     for (int64_t i = 0; i < n; i++)
-        ck_assert_msg(isfinite(T_F(wide)[i]) && got[i] == rounded(T_F(wide)[i]), "%s: number %d is %04x, expected %04x of %.9g", what, (int)i, got[i],
-                      rounded(T_F(wide)[i]), T_F(wide)[i]);
+        ck_assert_msg(isfinite(T_F(wide)[i]) && got[i] == rounded(T_F(wide)[i]), "%s: number %d is %04x, expected %04x of %.9g", what,
+                      (int)i, got[i], rounded(T_F(wide)[i]), T_F(wide)[i]);
 }
 
 T_TEST(factors_are_only_for_bfloat16)
