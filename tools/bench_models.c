@@ -52,18 +52,35 @@ static ts_status fill(models *m, int num_classes)
     return TS_OK;
 }
 
+/* One call of f with a profile. */
+static ts_status profile_call(models *m, bench_fn *f, ts_profile_line line[TS_PROFILE_MAX], int *n)
+{
+    double wall;
+    if (!m->o->profile) TS_TRY(ts_profile_begin(m->d));
+    ts_profile_reset();
+    ts_status st = f(m);
+    *n = ts_profile_read(line, &wall);
+    if (!m->o->profile) ts_profile_end(m->d);
+    return st;
+}
+
 /* What one call of f multiplies and adds. */
 static ts_status count_flops(models *m, bench_fn *f, double *flops)
 {
     ts_profile_line line[TS_PROFILE_MAX];
-    double wall;
+    int n;
     *flops = 0;
-    if (!m->o->profile) TS_TRY(ts_profile_begin(m->d));
-    ts_profile_reset();
-    ts_status st = f(m);
-    for (int i = ts_profile_read(line, &wall) - 1; i >= 0; i--) *flops += line[i].flops;
-    if (!m->o->profile) ts_profile_end(m->d);
-    return st;
+    TS_TRY(profile_call(m, f, line, &n));
+    while (n-- > 0) *flops += line[n].flops;
+    return TS_OK;
+}
+
+static void report_part(const models *m, const char *name, double ms)
+{
+    if (m->o->results)
+        json_array_append_new(m->o->results, json_pack("{s:s,s:f}", "part", name, "mean_ms", ms));
+    else
+        printf("  %-22s%24.3f ms\n", name, ms);
 }
 
 /* Measure f and report pictures and tokens per second. */
@@ -189,12 +206,26 @@ static ts_status decode(void *context)
     return ts_tokenizer_decode(m->t, m->tokens, m->B, m->out);
 }
 
+/* What the quantizer takes of encoding a batch. */
+static ts_status report_quantizer(models *m)
+{
+    ts_profile_line line[TS_PROFILE_MAX];
+    double seconds = 0;
+    int n;
+    TS_TRY(profile_call(m, encode, line, &n));
+    while (n-- > 0)
+        if (strncmp(line[n].name, "fsq_", 4) == 0 || strncmp(line[n].name, "residual_", 9) == 0) seconds += line[n].seconds;
+    report_part(m, "quantizer", seconds * 1e3);
+    return TS_OK;
+}
+
 ts_status bench_tokenize(bench_options *o, ts_device *d)
 {
     models m = { .o = o, .d = d, .B = o->batch };
     ts_status st = ts_tokenizer_load(&m.t, d, o->tokenizer);
     if (st == TS_OK) st = fill(&m, 1);
     if (st == TS_OK) st = stage(&m, "encode", encode);
+    if (st == TS_OK) st = report_quantizer(&m);
     if (st == TS_OK) st = stage(&m, "decode", decode);
     if (st == TS_OK) st = bench_pictures(&m);
     if (st == TS_OK) report_memory(&m);
@@ -231,10 +262,7 @@ static void report_scales(const models *m)
         char name[32] = "decode";
         double ms = m->m->seconds[k] / (double)m->calls * 1e3;
         if (k < K) snprintf(name, sizeof name, "scale %d, %d x %d", k, m->m->c.side[k], m->m->c.side[k]);
-        if (m->o->results)
-            json_array_append_new(m->o->results, json_pack("{s:s,s:f}", "part", name, "mean_ms", ms));
-        else
-            printf("  %-22s%24.3f ms\n", name, ms);
+        report_part(m, name, ms);
     }
 }
 
@@ -333,13 +361,7 @@ static ts_status new_generator(models *m, json_t *model)
 static void report_parts(const models *m)
 {
     static const char *const NAME[] = { "forward", "backward", "optimizer" };
-    for (int i = 0; i < 3; i++) {
-        double ms = m->part[i] / (double)m->calls * 1e3;
-        if (m->o->results)
-            json_array_append_new(m->o->results, json_pack("{s:s,s:f}", "part", NAME[i], "mean_ms", ms));
-        else
-            printf("  %-22s%24.3f ms\n", NAME[i], ms);
-    }
+    for (int i = 0; i < 3; i++) report_part(m, NAME[i], m->part[i] / (double)m->calls * 1e3);
 }
 
 ts_status bench_train(bench_options *o, ts_device *d)
