@@ -41,7 +41,7 @@ NVFLAGS  = $(NVBASE) $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$a,code=sm_
 CFLAGS  += -DTS_CUDA=$(CUDA) -DTS_EMU=0
 CUDNN   ?= $(if $(wildcard $(addsuffix /cudnn.h,$(CUDA_HOME)/include /usr/include /usr/include/x86_64-linux-gnu)),1,0)
 CU_SRC   := $(wildcard kernels/cuda/*.cu)
-CUDA_SRC := $(filter-out $(if $(filter 1,$(CUDNN)),%/convolve_none.cu,%/convolve.cu %/cudnn.cu),$(CU_SRC))
+CUDA_SRC := $(filter-out $(if $(filter 1,$(CUDNN)),%/convolve_none.cu,%/convolve.cu %/conv_plan.cu %/cudnn.cu),$(CU_SRC))
 CUDA_OBJ := $(if $(filter 1,$(CUDA)),$(CUDA_SRC:%.cu=$(B)/obj/%.o))
 CUDA_LIBS = $(if $(filter 1,$(CUDA)),-L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt)
 
@@ -69,7 +69,7 @@ TOOL_OBJ := $(patsubst %.c,$(B)/obj/%.o,$(wildcard tools/*.c))
 OPT_OBJ  := $(B)/obj/tools/options.o $(B)/obj/tools/options_help.o $(B)/obj/tools/common.o $(B)/obj/tools/augment.o $(B)/obj/tools/balance.o
 EMU_LIB  := $(filter-out %/host/backend.o $(CUDA_OBJ),$(LIB_OBJ)) $(EMU_OBJ)
 TEST_SRC := $(wildcard tests/op/test_*.c tests/host/test_*.c tests/model/test_*.c)
-TESTS    := $(TEST_SRC:%.c=$(B)/%)
+TESTS    := $(TEST_SRC:%.c=$(B)/%) $(if $(filter 11,$(CUDA)$(CUDNN)),$(B)/tests/cudnn/test_plans)
 FUZZ     := $(patsubst %.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_SECONDS ?= 60
 
@@ -90,6 +90,14 @@ $(B)/obj/%.o: %.c | bootstrap
 $(B)/tests/%: $(B)/obj/tests/%.o $(B)/obj/tests/t.o $(LIB_OBJ) $(OPT_OBJ)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(CFLAGS) $^ -o $@ $(LDLIBS) $(CHECK_LIBS)
+
+# What cuDNN itself says to kernels/cuda/conv_plan.h, without a device: host code alone, so the host compiler will do.
+PLANS := tests/cudnn/test_plans.cpp kernels/cuda/conv_plan.cu kernels/cuda/cudnn.cu
+$(B)/tests/cudnn/test_plans: $(PLANS) kernels/cuda/conv_plan.h kernels/cuda/cudnn.h include/tessera/op_conv2d.h | bootstrap
+	@mkdir -p $(@D)
+	@echo "  CXX $<"
+	$(Q)$(CXX) -std=c++17 -g -O1 -Wall -Wextra -I$(CUDA_HOME)/include -Iinclude -I. -DTS_CUDA_STUB='"$(CUDA_HOME)/lib64/stubs/libcuda.so"' \
+	    -x c++ $(PLANS) -o $@ -L$(CUDA_HOME)/lib64 $(CHECK_LIBS) -ldl
 
 # The table of backends is compiled again when CUDA=0 becomes CUDA=1 or the other way round, and so with CUDNN.
 BUILD_OF := cuda-$(CUDA)$(if $(filter 1,$(CUDA)),-$(CUDNN))

@@ -103,7 +103,7 @@ static double conv_error(const kernel *k, float *const *x)
 static int64_t conv_shape(kernel *k, const int64_t *a)
 {
     int pad_lo = a[5] == 1 ? (int)(a[4] / 2) : 0, pad_hi = a[5] == 1 ? pad_lo : 1;
-    k->u.conv = (ts_conv2d){ a[0], a[1], a[1], a[2], a[3], (int)a[4], (int)a[5], pad_lo, pad_hi, k->math, TS_F32 };
+    k->u.conv = (ts_conv2d){ a[0], a[1], a[1], a[2], a[3], (int)a[4], (int)a[5], pad_lo, pad_hi, k->math, TS_F32, 0 };
     int64_t side = ts_conv2d_out(&k->u.conv, a[1]), out = a[0] * side * side * a[3];
     k->flops = 2.0 * (double)(out * a[2] * a[4] * a[4]);
     SHAPE("B%lld %lldx%lld C%lld O%lld k%lld s%lld", LL(a[0]), LL(a[1]), LL(a[1]), LL(a[2]), LL(a[3]), LL(a[4]),
@@ -123,6 +123,7 @@ MAKE(conv2d_bwd)
 {
     int64_t out = conv_shape(k, a), in = a[0] * a[1] * a[1] * a[2], w = a[3] * a[4] * a[4] * a[2];
     k->flops *= 2;
+    k->u.conv.recurs = 1;
     OUT(in), ADD(w), ADD(a[3]), IN(out), IN(in), IN(w), SCRATCH(k->be->conv2d_scratch(k->s, &k->u.conv, 1));
     k->run = run_conv_bwd;
 }

@@ -23,6 +23,7 @@ typedef struct {
     int k, stride, pad_lo, pad_hi;
     ts_math math;
     ts_dtype x_dtype; /* fwd: TS_F32; TS_BF16 (with TS_MATH_BF16) is the same product as of the same numbers in float32 */
+    int recurs;       /* 1: it will be computed very often, as in training: a backend may take seconds to prepare for it */
 } ts_conv2d;
 
 static inline int64_t ts_conv2d_out(const ts_conv2d *c, int64_t side)

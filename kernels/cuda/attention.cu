@@ -275,19 +275,13 @@ static ts_status append(ts_stream *s, job *j, void *cache_k, void *cache_v, cons
     return TS_LAUNCH(append_k1<float>, blocks, BLOCK, 0, s, (float *)cache_k, (float *)cache_v, qkv, normalise, *a, rows);
 }
 
-/* to (B,n) float32 = the first n numbers of each image of a cache. */
-static __global__ void widen_cache_k1(float *to, const uint16_t *cache, int64_t image, int64_t n, int64_t all)
-{
-    TS_EACH(i, all) to[i] = bf16_widen(cache[i / n * image + i % n]);
-}
-
 /* The job with keys and values of a cache in bfloat16, and results rounded. */
 static ts_status forward_narrow(ts_stream *s, job j, const stored<uint16_t> &x, const narrow_places &m, const ts_attention *a)
 {
     if (rounds(s, a)) return attention_mma_fwd(s, j, &x, a->B);
-    const int64_t C = a->H * a->c, n = j.keys * C, all = a->B * n;
-    TS_TRY(TS_LAUNCH(widen_cache_k1, ts_blocks(all), BLOCK, 0, s, m.wide_k, x.k, j.kv_image, n, all));
-    TS_TRY(TS_LAUNCH(widen_cache_k1, ts_blocks(all), BLOCK, 0, s, m.wide_v, x.v, j.kv_image, n, all));
+    const int64_t C = a->H * a->c, n = j.keys * C;
+    TS_TRY(ts_widen(s, m.wide_k, x.k, a->B, n, j.kv_image));
+    TS_TRY(ts_widen(s, m.wide_v, x.v, a->B, n, j.kv_image));
     j.k = m.wide_k;
     j.v = m.wide_v;
     j.kv_image = n;

@@ -1,117 +1,73 @@
 /* convolve.cu - convolutions by cuDNN. Contract: convolve.h.
  *
- * Tensors are NHWC and float32 throughout. With TS_MATH_F32 cuDNN multiplies in float32. With TS_MATH_BF16 the operands
- * are rounded to bfloat16 before and multiplied by tensor cores as TF32, which holds every bfloat16 number: products
- * are exact, and sums and results stay float32, which cuDNN's bfloat16 convolutions do not give. So pictures that stand in
- * memory as bfloat16 are widened into scratch, as others are rounded.
+ * Tensors are NHWC, sums and results float32. With TS_MATH_F32 cuDNN multiplies in float32. With TS_MATH_BF16 the operands are
+ * rounded to bfloat16. Where a shape recurs, they stand in memory so, and cuDNN compiles kernels for them (conv_plan.h). Elsewhere
+ * that takes too long: they stand there as float32, and tensor cores multiply them as TF32, which holds every bfloat16 number.
+ * Either way products are exact and sums are float32.
  *
- * cuDNN pads both sides alike; where a convolution does not, the picture is padded into scratch before.
+ * cuDNN could pad sides differently, but on most devices only its slowest engines do so in float32: where a convolution does, the
+ * picture is padded into scratch before.
  *
- * The algorithm of a shape is chosen once, whatever the number of pictures: the first of cuDNN's list that forms sums
- * as a matrix product does (no transforms, which are less accurate) and always in the same order. */
+ * A batch for which cuDNN wants too much work space is computed in pieces, by the engine that computes any other.
+ */
 #include "kernels/cuda/convolve.h"
 
 #include <stdlib.h>
 
 #include "kernels/cuda/bf16.cuh"
+#include "kernels/cuda/conv_plan.h"
 #include "kernels/cuda/cudnn.h"
+#include "kernels/cuda/device.h"
 #include "kernels/cuda/kept.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/product.h"
+#include "tessera/op_add.h"
 
-enum { LISTED = 16, TYPICAL = 16 }; /* algorithms that are looked at; pictures for which they are chosen */
-static const size_t MOST_WORK = (size_t)512 << 20;
+enum { ENGINES = 4 }; /* that are tried for a shape */
+
+/* For a number of pictures. */
+struct planned {
+    int64_t B;
+    ts_conv_plan *plan; /* NULL: refused */
+    planned *next;
+};
 
 /* What was chosen for a shape, of any number of pictures. */
 struct chosen {
-    ts_conv2d shape;
-    int pass, algorithm;
-    cudnnMathType_t math;
-    bool refused;
+    ts_conv_graph graph;
+    ts_conv_engine engine[ENGINES];
+    int engines, at; /* how many, and which of them it is; none is left where they are equal */
+    bool settled;    /* it is, from now on */
+    planned *plans;  /* with it */
     chosen *next;
 };
 
 struct ts_convolver {
-    const ts_cudnn *calls;
-    cudnnHandle_t handle;
-    cudnnTensorDescriptor_t x, y;
-    cudnnFilterDescriptor_t w;
-    cudnnConvolutionDescriptor_t conv;
+    ts_conv_place place;
     chosen *choices;
 };
 
-/* ---- cuDNN's three convolutions with one face ---- */
-
-struct forward {
-    enum { PASS };
-    typedef cudnnConvolutionFwdAlgoPerf_t listed;
-    typedef cudnnConvolutionFwdAlgo_t algorithm;
-    static bool plain(algorithm a)
-    {
-        return a == CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM || a == CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM;
-    }
-    static cudnnStatus_t list(const ts_convolver *v, int *n, listed *all)
-    {
-        return v->calls->cudnnGetConvolutionForwardAlgorithm_v7(v->handle, v->x, v->w, v->conv, v->y, LISTED, n, all);
-    }
-    static cudnnStatus_t work(const ts_convolver *v, algorithm a, size_t *bytes)
-    {
-        return v->calls->cudnnGetConvolutionForwardWorkspaceSize(v->handle, v->x, v->w, v->conv, v->y, a, bytes);
-    }
-};
-
-struct to_data {
-    enum { PASS = 1 };
-    typedef cudnnConvolutionBwdDataAlgoPerf_t listed;
-    typedef cudnnConvolutionBwdDataAlgo_t algorithm;
-    static bool plain(algorithm a)
-    {
-        return a == CUDNN_CONVOLUTION_BWD_DATA_ALGO_1;
-    }
-    static cudnnStatus_t list(const ts_convolver *v, int *n, listed *all)
-    {
-        return v->calls->cudnnGetConvolutionBackwardDataAlgorithm_v7(v->handle, v->w, v->y, v->conv, v->x, LISTED, n,
-                                                                     all);
-    }
-    static cudnnStatus_t work(const ts_convolver *v, algorithm a, size_t *bytes)
-    {
-        return v->calls->cudnnGetConvolutionBackwardDataWorkspaceSize(v->handle, v->w, v->y, v->conv, v->x, a, bytes);
-    }
-};
-
-struct to_weights {
-    enum { PASS = 2 };
-    typedef cudnnConvolutionBwdFilterAlgoPerf_t listed;
-    typedef cudnnConvolutionBwdFilterAlgo_t algorithm;
-    static bool plain(algorithm a)
-    {
-        return a == CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1;
-    }
-    static cudnnStatus_t list(const ts_convolver *v, int *n, listed *all)
-    {
-        return v->calls->cudnnGetConvolutionBackwardFilterAlgorithm_v7(v->handle, v->x, v->y, v->conv, v->w, LISTED, n,
-                                                                       all);
-    }
-    static cudnnStatus_t work(const ts_convolver *v, algorithm a, size_t *bytes)
-    {
-        return v->calls->cudnnGetConvolutionBackwardFilterWorkspaceSize(v->handle, v->x, v->y, v->conv, v->w, a, bytes);
-    }
-};
-
 /* ---- the stream's share ---- */
+
+static void free_plans(chosen *k)
+{
+    while (k->plans) {
+        planned *next = k->plans->next;
+        ts_conv_plan_free(k->plans->plan);
+        free(k->plans);
+        k->plans = next;
+    }
+}
 
 static void close(ts_convolver *v)
 {
     while (v->choices) {
         chosen *next = v->choices->next;
+        free_plans(v->choices);
         free(v->choices);
         v->choices = next;
     }
-    if (v->conv) v->calls->cudnnDestroyConvolutionDescriptor(v->conv);
-    if (v->w) v->calls->cudnnDestroyFilterDescriptor(v->w);
-    if (v->y) v->calls->cudnnDestroyTensorDescriptor(v->y);
-    if (v->x) v->calls->cudnnDestroyTensorDescriptor(v->x);
-    if (v->handle) v->calls->cudnnDestroy(v->handle);
+    if (v->place.handle) v->place.calls->cudnnDestroy(v->place.handle);
     free(v);
 }
 
@@ -121,25 +77,17 @@ void ts_convolve_close(ts_stream *s)
     s->convolver = nullptr;
 }
 
-static bool prepare(ts_convolver *v, cudaStream_t stream)
-{
-    const ts_cudnn *c = v->calls;
-    const cudnnStatus_t good = CUDNN_STATUS_SUCCESS;
-    return c->cudnnCreate(&v->handle) == good && c->cudnnSetStream(v->handle, stream) == good &&
-           c->cudnnCreateTensorDescriptor(&v->x) == good && c->cudnnCreateTensorDescriptor(&v->y) == good &&
-           c->cudnnCreateFilterDescriptor(&v->w) == good && c->cudnnCreateConvolutionDescriptor(&v->conv) == good;
-}
-
 /* NULL where there is no cuDNN, or none that can be used. */
 static ts_convolver *open(ts_stream *s)
 {
     if (s->convolver || s->without_cudnn) return s->convolver;
     s->without_cudnn = 1;
-    const ts_cudnn *calls = ts_cudnn_load();
-    ts_convolver *v = calls ? (ts_convolver *)calloc(1, sizeof *v) : nullptr;
+    const ts_cudnn *c = ts_cudnn_load();
+    ts_convolver *v = c ? (ts_convolver *)calloc(1, sizeof *v) : nullptr;
     if (!v) return nullptr;
-    v->calls = calls;
-    if (!prepare(v, s->stream)) {
+    v->place.calls = c;
+    if (c->cudnnCreate(&v->place.handle) != CUDNN_STATUS_SUCCESS ||
+        c->cudnnSetStream(v->place.handle, s->stream) != CUDNN_STATUS_SUCCESS) {
         close(v);
         return nullptr;
     }
@@ -175,137 +123,189 @@ static int64_t n_weights(const ts_conv2d *c)
     return c->O * c->k * c->k * c->C;
 }
 
-/* Its sizes are ints. */
-static bool countable(const ts_conv2d *c)
+static ts_conv_graph graph_of(const ts_conv2d *c, ts_conv_pass pass, ts_dtype operands)
 {
-    return n_image(c) <= INT32_MAX && n_out(c) <= INT32_MAX && n_weights(c) <= INT32_MAX;
-}
-
-static bool describe(const ts_convolver *v, const ts_conv2d *c, cudnnMathType_t math)
-{
-    const ts_cudnn *call = v->calls;
-    const cudnnStatus_t good = CUDNN_STATUS_SUCCESS;
-    const int Yo = (int)ts_conv2d_out(c, c->Y), Xo = (int)ts_conv2d_out(c, c->X), pad = uneven(c) ? 0 : c->pad_lo;
-    return call->cudnnSetTensor4dDescriptor(v->x, CUDNN_TENSOR_NHWC, CUDNN_DATA_FLOAT, (int)c->B, (int)c->C,
-                                            (int)side(c, c->Y), (int)side(c, c->X)) == good &&
-           call->cudnnSetTensor4dDescriptor(v->y, CUDNN_TENSOR_NHWC, CUDNN_DATA_FLOAT, (int)c->B, (int)c->O, Yo, Xo) ==
-               good &&
-           call->cudnnSetFilter4dDescriptor(v->w, CUDNN_DATA_FLOAT, CUDNN_TENSOR_NHWC, (int)c->O, (int)c->C, c->k,
-                                            c->k) == good &&
-           call->cudnnSetConvolution2dDescriptor(v->conv, pad, pad, c->stride, c->stride, 1, 1, CUDNN_CROSS_CORRELATION,
-                                                 CUDNN_DATA_FLOAT) == good &&
-           call->cudnnSetConvolutionMathType(v->conv, math) == good;
+    ts_conv_graph g = { *c, pass, operands };
+    g.shape.Y = side(c, c->Y);
+    g.shape.X = side(c, c->X);
+    if (uneven(c)) g.shape.pad_lo = g.shape.pad_hi = 0;
+    return g;
 }
 
 /* ---- choosing ---- */
 
-template <class P> static bool suits(const typename P::listed *a, ts_math math)
+static bool same(const ts_conv_graph *g, const ts_conv_graph *h)
 {
-    const bool exact = a->mathType == CUDNN_FMA_MATH;
-    const bool narrow = a->mathType == CUDNN_DEFAULT_MATH || a->mathType == CUDNN_TENSOR_OP_MATH;
-    return a->status == CUDNN_STATUS_SUCCESS && a->determinism == CUDNN_DETERMINISTIC && P::plain(a->algo) &&
-           a->memory <= MOST_WORK && (exact || (narrow && math == TS_MATH_BF16));
+    const ts_conv2d *a = &g->shape, *b = &h->shape;
+    return g->pass == h->pass && g->operands == h->operands && a->Y == b->Y && a->X == b->X && a->C == b->C && a->O == b->O &&
+           a->k == b->k && a->stride == b->stride && a->pad_lo == b->pad_lo && a->math == b->math;
 }
 
-template <class P> static void choose(const ts_convolver *v, chosen *k)
-{
-    typename P::listed all[LISTED];
-    ts_conv2d typical = k->shape;
-    int n = 0;
-    typical.B = TYPICAL;
-    k->refused = true;
-    if (!describe(v, &typical, typical.math == TS_MATH_BF16 ? CUDNN_DEFAULT_MATH : CUDNN_FMA_MATH)) return;
-    if (P::list(v, &n, all) != CUDNN_STATUS_SUCCESS) return;
-    int i = 0;
-    while (i < n && !suits<P>(&all[i], typical.math)) i++;
-    if (i == n) return;
-    k->algorithm = (int)all[i].algo;
-    k->math = all[i].mathType;
-    k->refused = false;
-}
-
-static bool same(const ts_conv2d *a, const ts_conv2d *b)
-{
-    return a->Y == b->Y && a->X == b->X && a->C == b->C && a->O == b->O && a->k == b->k && a->stride == b->stride &&
-           a->pad_lo == b->pad_lo && a->pad_hi == b->pad_hi && a->math == b->math;
-}
-
-template <class P> static chosen *find(ts_convolver *v, const ts_conv2d *c)
+static chosen *choice_of(ts_convolver *v, const ts_conv_graph *g)
 {
     for (chosen *k = v->choices; k; k = k->next)
-        if (k->pass == (int)P::PASS && same(&k->shape, c)) return k;
+        if (same(&k->graph, g)) return k;
     chosen *k = (chosen *)calloc(1, sizeof *k);
     if (!k) return nullptr;
-    k->shape = *c;
-    k->pass = P::PASS;
-    choose<P>(v, k);
+    k->graph = *g;
+    k->engines = ts_conv_engines(&v->place, g, k->engine, ENGINES);
     k->next = v->choices;
     return v->choices = k;
 }
 
-/* The choice for this convolution, which the descriptors now stand for, and its room; NULL if cuDNN does not take
- * it. */
-template <class P> static chosen *begin(ts_stream *s, const ts_conv2d *c, size_t *work)
+/* Its plan for B pictures. NULL: it does not take them, or more than all engines count. */
+static const ts_conv_plan *plan_of(ts_convolver *v, chosen *k, int64_t B)
 {
-    ts_convolver *v = c->B > 0 && countable(c) ? open(s) : nullptr;
-    chosen *k = v ? find<P>(v, c) : nullptr;
-    *work = 0;
-    if (!k || k->refused || !describe(v, c, k->math)) return nullptr;
-    if (P::work(v, (typename P::algorithm)k->algorithm, work) == CUDNN_STATUS_SUCCESS && *work <= MOST_WORK) return k;
-    *work = 0;
-    return nullptr;
+    for (planned *p = k->plans; p; p = p->next)
+        if (p->B == B) return p->plan;
+    planned *p = (planned *)calloc(1, sizeof *p);
+    if (!p) return nullptr;
+    ts_conv_graph g = k->graph;
+    const ts_conv2d *c = &g.shape;
+    g.shape.B = p->B = B;
+    if (n_image(c) <= INT32_MAX && n_out(c) <= INT32_MAX && n_weights(c) <= INT32_MAX)
+        ts_conv_plan_new(&p->plan, &v->place, &g, &k->engine[k->at]);
+    p->next = k->plans;
+    k->plans = p;
+    return p->plan;
 }
 
-/* ---- scratch: the picture, if it is padded or rounded; the others, if they are rounded; what cuDNN asks for ---- */
-
-static size_t room_image(const ts_conv2d *c)
+/* Whole vectors in a picture: the next one is aligned, too. */
+static bool divides(const chosen *k)
 {
-    return uneven(c) || c->math == TS_MATH_BF16 ? ts_room(n_image(c), sizeof(float)) : 0;
+    ts_conv2d c = k->graph.shape;
+    c.B = 1;
+    return n_image(&c) % 8 == 0 && n_out(&c) % 8 == 0;
 }
 
-static size_t room_rounded(int64_t n, const ts_conv2d *c)
+/* How many of B pictures to convolve at a time, 0 for no way. The first engine that has one is that of the shape from then on. */
+static int64_t piece_of(ts_convolver *v, chosen *k, int64_t B)
 {
-    return c->math == TS_MATH_BF16 ? ts_room(n, sizeof(float)) : 0;
+    for (; k->at < k->engines; k->at++) {
+        for (int64_t P = B; P == B || divides(k); P = (P + 1) / 2) {
+            k->settled = plan_of(v, k, P) && (B % P == 0 || plan_of(v, k, B % P));
+            if (k->settled) return P;
+            if (P == 1) break;
+        }
+        if (k->settled) return 0;
+        free_plans(k);
+    }
+    return 0;
+}
+
+/* A pass of a convolution that cuDNN takes. */
+struct taken {
+    chosen *k; /* NULL: it does not */
+    int64_t piece;
+};
+
+static taken take(ts_stream *s, const ts_conv2d *c, ts_conv_pass pass)
+{
+    ts_convolver *v = c->B > 0 ? open(s) : nullptr;
+    for (int narrow = c->math == TS_MATH_BF16 && c->recurs; v && narrow >= 0; narrow--) {
+        const ts_conv_graph g = graph_of(c, pass, narrow ? TS_BF16 : TS_F32);
+        chosen *k = choice_of(v, &g);
+        const int64_t piece = k ? piece_of(v, k, c->B) : 0;
+        if (piece) return taken{ k, piece };
+    }
+    return taken{ nullptr, 0 };
+}
+
+/* Bytes of work space. */
+static size_t work_of(ts_stream *s, const taken *t, int64_t B)
+{
+    const size_t whole = ts_conv_plan_work(plan_of(s->convolver, t->k, t->piece));
+    const size_t rest = B % t->piece ? ts_conv_plan_work(plan_of(s->convolver, t->k, B % t->piece)) : 0;
+    return whole > rest ? whole : rest;
+}
+
+/* ---- operands: as they are, or prepared in scratch ---- */
+
+static size_t room(int64_t n, ts_dtype as)
+{
+    return ts_room(n, as == TS_BF16 ? sizeof(uint16_t) : sizeof(float));
+}
+
+static size_t room_rounded(int64_t n, const ts_conv2d *c, ts_dtype as)
+{
+    return c->math == TS_MATH_BF16 ? room(n, as) : 0;
+}
+
+/* Is x what cuDNN reads, as it stands? */
+static bool ready(const ts_conv2d *c, ts_dtype as)
+{
+    return !uneven(c) && (c->math == TS_MATH_F32 || (as == TS_BF16 && c->x_dtype == TS_BF16));
+}
+
+static size_t room_image(const ts_conv2d *c, ts_dtype as)
+{
+    return ready(c, as) ? 0 : room(n_image(c), as);
+}
+
+/* In this order, then what cuDNN asks for. */
+static size_t room_of(ts_stream *s, const ts_conv2d *c, ts_conv_pass pass)
+{
+    const taken t = take(s, c, pass);
+    if (!t.k) return 0;
+    const ts_dtype as = t.k->graph.operands;
+    const size_t work = work_of(s, &t, c->B), w = room_rounded(n_weights(c), c, as), dy = room_rounded(n_out(c), c, as);
+    if (pass == TS_CONV_FWD) return room_image(c, as) + w + room(c->O, TS_F32) + work;
+    if (pass == TS_CONV_DX) return (uneven(c) ? room(n_image(c), TS_F32) : 0) + dy + w + work;
+    return room_image(c, as) + dy + room(n_weights(c), TS_F32) + work;
 }
 
 size_t ts_convolve_scratch(ts_stream *s, const ts_conv2d *c, int backward)
 {
-    size_t work = 0, more = 0;
-    const size_t rest = room_image(c) + room_rounded(n_weights(c), c);
-    if (!backward) return begin<forward>(s, c, &work) ? rest + work : 0;
-    const bool data = begin<to_data>(s, c, &work), weights = begin<to_weights>(s, c, &more);
-    return data || weights ? rest + room_rounded(n_out(c), c) + (work > more ? work : more) : 0;
+    if (!backward) return room_of(s, c, TS_CONV_FWD);
+    const size_t dx = room_of(s, c, TS_CONV_DX), dw = room_of(s, c, TS_CONV_DW);
+    return dx > dw ? dx : dw;
 }
 
-static __device__ inline float rounded(float x)
+/* A number of the picture as cuDNN reads it. */
+static __device__ inline void put_operand(float *to, float x, ts_math math)
 {
-    return bf16_round(x);
+    *to = math == TS_MATH_BF16 ? bf16_round(x) : x;
 }
 
-static __device__ inline float rounded(uint16_t x)
+static __device__ inline void put_operand(float *to, uint16_t x, ts_math)
 {
-    return bf16_widen(x);
+    *to = bf16_widen(x);
 }
 
-static __global__ void widen_k1(float *y, const uint16_t *x, int64_t n)
+static __device__ inline void put_operand(uint16_t *to, float x, ts_math)
 {
-    TS_EACH(i, n) y[i] = bf16_widen(x[i]);
+    *to = bf16_narrow(x);
+}
+
+static __device__ inline void put_operand(uint16_t *to, uint16_t x, ts_math)
+{
+    *to = x;
 }
 
 /* y = x with zeros around it, Yp rows of Xp pixels. */
-template <class X> static __global__ void pad_k1(float *y, const X *x, ts_conv2d c, int64_t Yp, int64_t Xp, int64_t all)
+template <class T, class X>
+static __device__ inline void fill_padded(T *y, const X *x, const ts_conv2d &c, int64_t Yp, int64_t Xp, int64_t all)
 {
     TS_EACH(n, all)
     {
         const int64_t i = n % c.C, col = n / c.C % Xp - c.pad_lo, row = n / c.C / Xp % Yp - c.pad_lo;
         const int64_t b = n / c.C / Xp / Yp;
         const bool inside = row >= 0 && row < c.Y && col >= 0 && col < c.X;
-        const X v = inside ? x[((b * c.Y + row) * c.X + col) * c.C + i] : X(0);
-        y[n] = c.math == TS_MATH_BF16 ? rounded(v) : (float)v;
+        put_operand(y + n, inside ? x[((b * c.Y + row) * c.X + col) * c.C + i] : X(0), c.math);
     }
 }
 
-/* The way back: x = what pad_k1 put inside. */
+template <class X> static __global__ void pad_k1(float *y, const X *x, ts_conv2d c, int64_t Yp, int64_t Xp, int64_t all)
+{
+    fill_padded(y, x, c, Yp, Xp, all);
+}
+
+template <class X> static __global__ void pad_narrow_k1(uint16_t *y, const X *x, ts_conv2d c, int64_t Yp, int64_t Xp, int64_t all)
+{
+    fill_padded(y, x, c, Yp, Xp, all);
+}
+
+/* The way back: x = what was put inside. */
 static __global__ void crop_k1(float *x, const float *y, ts_conv2d c, int64_t Yp, int64_t Xp, int64_t all)
 {
     TS_EACH(n, all)
@@ -316,98 +316,136 @@ static __global__ void crop_k1(float *x, const float *y, ts_conv2d c, int64_t Yp
     }
 }
 
-/* p is x as cuDNN takes it: itself, or prepared in scratch, which moves on. */
-static ts_status bring(ts_stream *s, const float **p, const float *x, int64_t n, const ts_conv2d *c, char **scratch)
+/* Takes room for n numbers from scratch, which moves on. */
+static void *from(char **scratch, int64_t n, ts_dtype as)
+{
+    void *p = *scratch;
+    *scratch += room(n, as);
+    return p;
+}
+
+static ts_status round_to(ts_stream *s, void *y, const float *x, int64_t n, ts_dtype as)
+{
+    return as == TS_BF16 ? ts_narrow(s, (uint16_t *)y, x, n) : ts_round(s, (float *)y, x, n);
+}
+
+static ts_status bring(ts_stream *s, const void **p, const float *x, int64_t n, const ts_conv2d *c, ts_dtype as, char **scratch)
 {
     *p = x;
     if (c->math == TS_MATH_F32) return TS_OK;
-    float *y = (float *)*scratch;
+    void *y = from(scratch, n, as);
     *p = y;
-    *scratch += ts_room(n, sizeof(float));
-    return ts_round(s, y, x, n);
+    return round_to(s, y, x, n, as);
 }
 
-static ts_status bring_weights(ts_stream *s, const void **p, const float *w, const ts_conv2d *c, char **scratch)
+static ts_status bring_weights(ts_stream *s, const void **p, const float *w, const ts_conv2d *c, ts_dtype as, char **scratch)
 {
     *p = w;
     if (c->math == TS_MATH_F32) return TS_OK;
-    TS_TRY(ts_round_weights(s, p, w, n_weights(c), TS_F32, *scratch));
-    *scratch += ts_room(n_weights(c), sizeof(float));
-    return TS_OK;
+    return ts_round_weights(s, p, w, n_weights(c), as, from(scratch, n_weights(c), as));
 }
 
-static ts_status bring_image(ts_stream *s, const float **p, const void *x, const ts_conv2d *c, char **scratch)
+static ts_status pad(ts_stream *s, void *y_, const void *x_, const ts_conv2d *c, ts_dtype as)
 {
     const int64_t n = n_image(c), Yp = side(c, c->Y), Xp = side(c, c->X);
-    const bool narrow = c->x_dtype == TS_BF16;
-    const float *wide = (const float *)x;
-    const uint16_t *bits = (const uint16_t *)x;
-    if (!uneven(c) && !narrow) return bring(s, p, wide, n, c, scratch);
-    float *y = (float *)*scratch;
+    const unsigned grid = ts_blocks(n);
+    const uint16_t *bits = (const uint16_t *)x_;
+    const float *x = (const float *)x_;
+    uint16_t *narrow = (uint16_t *)y_;
+    float *y = (float *)y_;
+    if (as == TS_BF16)
+        return c->x_dtype == TS_BF16 ? TS_LAUNCH(pad_narrow_k1<uint16_t>, grid, BLOCK, 0, s, narrow, bits, *c, Yp, Xp, n)
+                                     : TS_LAUNCH(pad_narrow_k1<float>, grid, BLOCK, 0, s, narrow, x, *c, Yp, Xp, n);
+    return c->x_dtype == TS_BF16 ? TS_LAUNCH(pad_k1<uint16_t>, grid, BLOCK, 0, s, y, bits, *c, Yp, Xp, n)
+                                 : TS_LAUNCH(pad_k1<float>, grid, BLOCK, 0, s, y, x, *c, Yp, Xp, n);
+}
+
+static ts_status bring_image(ts_stream *s, const void **p, const void *x, const ts_conv2d *c, ts_dtype as, char **scratch)
+{
+    const int64_t n = n_image(c);
+    *p = x;
+    if (ready(c, as)) return TS_OK;
+    void *y = from(scratch, n, as);
     *p = y;
-    *scratch += ts_room(n, sizeof(float));
-    if (!uneven(c)) return TS_LAUNCH(widen_k1, ts_blocks(n), BLOCK, 0, s, y, bits, n);
-    return narrow ? TS_LAUNCH(pad_k1<uint16_t>, ts_blocks(n), BLOCK, 0, s, y, bits, *c, Yp, Xp, n)
-                  : TS_LAUNCH(pad_k1<float>, ts_blocks(n), BLOCK, 0, s, y, wide, *c, Yp, Xp, n);
+    if (uneven(c)) return pad(s, y, x, c, as);
+    if (c->x_dtype == TS_BF16) return ts_widen(s, (float *)y, (const uint16_t *)x, 1, n, n);
+    return round_to(s, y, (const float *)x, n, as);
 }
 
 /* ---- running ---- */
 
-/* What cuDNN said: done; or that it does not do this, then it is not asked again; or that it failed. */
-static ts_status answer(const ts_convolver *v, cudnnStatus_t st, chosen *k, const ts_conv2d *c, bool *done)
+static bool aligned(ts_conv_operands o)
 {
-    enum { NO_LONGER_A_REFUSAL = 4000 };
-    *done = st == CUDNN_STATUS_SUCCESS;
-    k->refused = !*done;
-    if ((int)st < NO_LONGER_A_REFUSAL) return TS_OK;
+    return ts_aligned(o.x) && ts_aligned(o.w) && ts_aligned(o.y) && ts_aligned(o.bias);
+}
+
+static ts_status failed(const ts_cudnn *calls, const ts_conv2d *c, cudnnStatus_t st)
+{
     return ts_fail(TS_E_DEVICE, "cuDNN fails in a convolution of B=%lld Y=%lld X=%lld C=%lld O=%lld k=%d: %s",
                    (long long)c->B, (long long)c->Y, (long long)c->X, (long long)c->C, (long long)c->O, c->k,
-                   v->calls->cudnnGetErrorString(st));
+                   calls->cudnnGetErrorString(st));
+}
+
+/* Pictures `first` and on, a piece of them or what is left. *done: cuDNN did it. If, of the first, it says that it does not do this, it
+ * is not asked again. */
+static ts_status run(ts_stream *s, const taken *t, ts_conv_operands o, int64_t first, void *work, const ts_conv2d *c, bool *done)
+{
+    enum { NO_LONGER_A_REFUSAL = 4000 };
+    ts_convolver *v = s->convolver;
+    const int64_t left = c->B - first, B = left < t->piece ? left : t->piece;
+    const ts_conv_pass pass = t->k->graph.pass;
+    const size_t size = t->k->graph.operands == TS_BF16 ? sizeof(uint16_t) : sizeof(float);
+    o.x = (const char *)o.x + first * (n_image(c) / c->B) * (pass == TS_CONV_DX ? sizeof(float) : size);
+    o.y = (const char *)o.y + first * (n_out(c) / c->B) * (pass == TS_CONV_FWD ? sizeof(float) : size);
+    if (!aligned(o)) return TS_OK;
+    const cudnnStatus_t st = ts_conv_plan_run(&v->place, plan_of(v, t->k, B), o, work);
+    *done = st == CUDNN_STATUS_SUCCESS;
+    if (*done) return TS_OK;
+    t->k->at = t->k->engines;
+    return (int)st < NO_LONGER_A_REFUSAL && first == 0 ? TS_OK : failed(v->place.calls, c, st);
+}
+
+/* All pictures. */
+static ts_status run_all(ts_stream *s, const taken *t, ts_conv_operands o, void *work, const ts_conv2d *c, bool *done)
+{
+    TS_TRY(run(s, t, o, 0, work, c, done));
+    for (int64_t first = t->piece; *done && first < c->B; first += t->piece) TS_TRY(run(s, t, o, first, work, c, done));
+    return TS_OK;
 }
 
 ts_status ts_convolve_fwd(ts_stream *s, bool *done, float *y, const void *x, const float *w, const float *b,
                           const ts_conv2d *c, void *scratch)
 {
-    size_t work;
-    const float *image;
-    const void *weights;
-    chosen *k = begin<forward>(s, c, &work);
-    *done = false;
-    if (!k) return TS_OK;
-    const ts_convolver *v = s->convolver;
-    const float one = 1, keep = b ? 1.0f : 0.0f;
+    const taken t = take(s, c, TS_CONV_FWD);
+    ts_conv_operands o = { nullptr, nullptr, y, b };
     char *room = (char *)scratch;
-    TS_TRY(bring_image(s, &image, x, c, &room));
-    TS_TRY(bring_weights(s, &weights, w, c, &room));
-    if (b) TS_TRY(ts_fill_rows(s, y, b, n_out(c) / c->O, c->O));
-    return answer(v,
-                  v->calls->cudnnConvolutionForward(v->handle, &one, v->x, image, v->w, weights, v->conv,
-                                                    (forward::algorithm)k->algorithm, room, work, &keep, v->y, y),
-                  k, c, done);
+    *done = false;
+    if (!t.k) return TS_OK;
+    const ts_dtype as = t.k->graph.operands;
+    TS_TRY(bring_image(s, &o.x, x, c, as, &room));
+    TS_TRY(bring_weights(s, &o.w, w, c, as, &room));
+    void *none = from(&room, c->O, TS_F32);
+    if (!b) {
+        TS_TRY(zero_cuda(s, none, (size_t)c->O * sizeof(float)));
+        o.bias = none;
+    }
+    return run_all(s, &t, o, room, c, done);
 }
 
 ts_status ts_convolve_dx(ts_stream *s, bool *done, float *dx, const float *dy, const float *w, const ts_conv2d *c,
                          void *scratch)
 {
-    size_t work;
-    chosen *k = begin<to_data>(s, c, &work);
-    *done = false;
-    if (!k) return TS_OK;
-    const ts_convolver *v = s->convolver;
-    const float one = 1, zero = 0;
+    const taken t = take(s, c, TS_CONV_DX);
+    ts_conv_operands o = { dx, nullptr, nullptr, nullptr };
     char *room = (char *)scratch;
-    float *padded = dx;
-    if (uneven(c)) {
-        padded = (float *)room;
-        room += ts_room(n_image(c), sizeof(float));
-    }
-    TS_TRY(bring(s, &dy, dy, n_out(c), c, &room));
-    TS_TRY(bring(s, &w, w, n_weights(c), c, &room));
-    TS_TRY(answer(v,
-                  v->calls->cudnnConvolutionBackwardData(v->handle, &one, v->w, w, v->y, dy, v->conv,
-                                                         (to_data::algorithm)k->algorithm, room, work, &zero, v->x,
-                                                         padded),
-                  k, c, done));
+    *done = false;
+    if (!t.k) return TS_OK;
+    const ts_dtype as = t.k->graph.operands;
+    float *padded = uneven(c) ? (float *)from(&room, n_image(c), TS_F32) : dx;
+    o.x = padded;
+    TS_TRY(bring(s, &o.y, dy, n_out(c), c, as, &room));
+    TS_TRY(bring(s, &o.w, w, n_weights(c), c, as, &room));
+    TS_TRY(run_all(s, &t, o, room, c, done));
     if (!*done || padded == dx) return TS_OK;
     const int64_t n = c->B * c->Y * c->X * c->C;
     return TS_LAUNCH(crop_k1, ts_blocks(n), BLOCK, 0, s, dx, padded, *c, side(c, c->Y), side(c, c->X), n);
@@ -416,18 +454,20 @@ ts_status ts_convolve_dx(ts_stream *s, bool *done, float *dx, const float *dy, c
 ts_status ts_convolve_dw(ts_stream *s, bool *done, float *dw, const float *dy, const float *x, const ts_conv2d *c,
                          void *scratch)
 {
-    size_t work;
-    chosen *k = begin<to_weights>(s, c, &work);
-    *done = false;
-    if (!k) return TS_OK;
-    const ts_convolver *v = s->convolver;
-    const float one = 1;
+    const taken t = take(s, c, TS_CONV_DW);
+    ts_conv_operands o = {};
     char *room = (char *)scratch;
-    TS_TRY(bring_image(s, &x, x, c, &room));
-    TS_TRY(bring(s, &dy, dy, n_out(c), c, &room));
-    return answer(v,
-                  v->calls->cudnnConvolutionBackwardFilter(v->handle, &one, v->x, x, v->y, dy, v->conv,
-                                                           (to_weights::algorithm)k->algorithm, room, work, &one, v->w,
-                                                           dw),
-                  k, c, done);
+    *done = false;
+    if (!t.k) return TS_OK;
+    const ts_dtype as = t.k->graph.operands;
+    TS_TRY(bring_image(s, &o.x, x, c, as, &room));
+    TS_TRY(bring(s, &o.y, dy, n_out(c), c, as, &room));
+    float *sum = (float *)from(&room, n_weights(c), TS_F32);
+    o.w = sum;
+    for (int64_t first = 0; first < c->B; first += t.piece) {
+        TS_TRY(run(s, &t, o, first, room, c, done));
+        if (!*done) return TS_OK;
+        TS_TRY(add_cuda(s, dw, dw, sum, n_weights(c)));
+    }
+    return TS_OK;
 }

@@ -9,25 +9,12 @@
     X(cudnnDestroy)                                                                                                    \
     X(cudnnSetStream)                                                                                                  \
     X(cudnnGetErrorString)                                                                                             \
-    X(cudnnCreateTensorDescriptor)                                                                                     \
-    X(cudnnSetTensor4dDescriptor)                                                                                      \
-    X(cudnnDestroyTensorDescriptor)                                                                                    \
-    X(cudnnCreateFilterDescriptor)                                                                                     \
-    X(cudnnSetFilter4dDescriptor)                                                                                      \
-    X(cudnnDestroyFilterDescriptor)                                                                                    \
-    X(cudnnCreateConvolutionDescriptor)                                                                                \
-    X(cudnnSetConvolution2dDescriptor)                                                                                 \
-    X(cudnnSetConvolutionMathType)                                                                                     \
-    X(cudnnDestroyConvolutionDescriptor)                                                                               \
-    X(cudnnGetConvolutionForwardAlgorithm_v7)                                                                          \
-    X(cudnnGetConvolutionForwardWorkspaceSize)                                                                         \
-    X(cudnnConvolutionForward)                                                                                         \
-    X(cudnnGetConvolutionBackwardDataAlgorithm_v7)                                                                     \
-    X(cudnnGetConvolutionBackwardDataWorkspaceSize)                                                                    \
-    X(cudnnConvolutionBackwardData)                                                                                    \
-    X(cudnnGetConvolutionBackwardFilterAlgorithm_v7)                                                                   \
-    X(cudnnGetConvolutionBackwardFilterWorkspaceSize)                                                                  \
-    X(cudnnConvolutionBackwardFilter)
+    X(cudnnBackendCreateDescriptor)                                                                                    \
+    X(cudnnBackendDestroyDescriptor)                                                                                   \
+    X(cudnnBackendSetAttribute)                                                                                        \
+    X(cudnnBackendGetAttribute)                                                                                        \
+    X(cudnnBackendFinalize)                                                                                            \
+    X(cudnnBackendExecute)
 
 #define TS_CUDNN_MEMBER(name) decltype(&::name) name;
 struct ts_cudnn {

@@ -3,7 +3,7 @@
  * A sampled picture multiplies with the same weights ten times or more. Those in memory that was declared constant (mem_constant of
  * tessera/backend.h) are rounded when a product first asks for them, outside of a recording, because none may ask for memory there,
  * and are kept until the declaration is taken back. That costs half the memory of the weights that products read, and for
- * convolutions by cuDNN, which takes float32, as much again as they have; where it is not there, weights are rounded each time. */
+ * convolutions by cuDNN, which reads float32 there, as much again as they have; where it is not there, weights are rounded each time. */
 #ifndef TS_CUDA_KEPT_H
 #define TS_CUDA_KEPT_H
 

@@ -42,6 +42,16 @@ ts_status ts_round(ts_stream *s, float *y, const float *x, int64_t n)
     return n == 0 ? TS_OK : TS_LAUNCH(round_k1, ts_blocks(n), BLOCK, 0, s, y, x, n);
 }
 
+static __global__ void widen_k1(float *y, const uint16_t *x, int64_t n, int64_t stride, int64_t all)
+{
+    TS_EACH(i, all) y[i] = bf16_widen(x[i / n * stride + i % n]);
+}
+
+ts_status ts_widen(ts_stream *s, float *y, const uint16_t *x, int64_t rows, int64_t n, int64_t stride)
+{
+    return rows * n == 0 ? TS_OK : TS_LAUNCH(widen_k1, ts_blocks(rows * n), BLOCK, 0, s, y, x, n, stride, rows * n);
+}
+
 static __global__ void fill_rows_k1(float *y, const float *b, int64_t all, int64_t N)
 {
     TS_EACH(i, all) y[i] = b[i % N];

@@ -18,6 +18,9 @@ ts_status ts_product(ts_stream *s, float *c, ts_operand a, ts_operand b, int64_t
 ts_status ts_narrow(ts_stream *s, uint16_t *y, const float *x, int64_t n);
 ts_status ts_round(ts_stream *s, float *y, const float *x, int64_t n);
 
+/* y (rows,n) = x, whose rows are `stride` numbers apart, as float32. */
+ts_status ts_widen(ts_stream *s, float *y, const uint16_t *x, int64_t rows, int64_t n, int64_t stride);
+
 /* y (M,N) = b (N) in every row. */
 ts_status ts_fill_rows(ts_stream *s, float *y, const float *b, int64_t M, int64_t N);
 

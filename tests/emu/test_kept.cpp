@@ -61,7 +61,7 @@ static void declare(int on)
 START_TEST(memory)
 {
     const size_t all = emu::device_room();
-    const ts_conv2d c = { 1, 2, 2, 8, 8, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 };
+    const ts_conv2d c = { 1, 2, 2, 8, 8, 3, 1, 1, 1, TS_MATH_BF16, TS_F32, 0 };
     open_all();
     ck_assert_int_eq(conv2d_fwd_cuda(s, y, x, w, nullptr, &c, scratch), TS_OK); /* cuDNN is open now */
     const size_t room = emu::device_room();

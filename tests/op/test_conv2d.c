@@ -12,12 +12,12 @@
 
 static const ts_conv2d SHAPES[] = {
     /* B  Y   X   C   O   k stride lo hi */
-    { 2, 5, 7, 3, 8, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },    { 1, 8, 8, 32, 32, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },
-    { 3, 9, 6, 5, 7, 3, 2, 0, 1, TS_MATH_F32, TS_F32 },    { 2, 8, 8, 16, 33, 1, 1, 0, 0, TS_MATH_F32, TS_F32 },
-    { 3, 1, 1, 4, 3, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },    { 2, 4, 4, 64, 96, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },
-    { 2, 7, 7, 6, 6, 4, 2, 1, 1, TS_MATH_F32, TS_F32 },    { 1, 6, 5, 8, 9, 3, 1, 0, 2, TS_MATH_F32, TS_F32 },
-    { 2, 16, 16, 32, 3, 3, 1, 1, 1, TS_MATH_F32, TS_F32 }, { 2, 5, 5, 12, 20, 1, 2, 0, 0, TS_MATH_F32, TS_F32 },
-    { 1, 1, 1, 1, 1, 1, 1, 0, 0, TS_MATH_F32, TS_F32 },    { 5, 8, 8, 7, 31, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },
+    { 2, 5, 7, 3, 8, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 },    { 1, 8, 8, 32, 32, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 },
+    { 3, 9, 6, 5, 7, 3, 2, 0, 1, TS_MATH_F32, TS_F32, 0 },    { 2, 8, 8, 16, 33, 1, 1, 0, 0, TS_MATH_F32, TS_F32, 0 },
+    { 3, 1, 1, 4, 3, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 },    { 2, 4, 4, 64, 96, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 },
+    { 2, 7, 7, 6, 6, 4, 2, 1, 1, TS_MATH_F32, TS_F32, 0 },    { 1, 6, 5, 8, 9, 3, 1, 0, 2, TS_MATH_F32, TS_F32, 0 },
+    { 2, 16, 16, 32, 3, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 }, { 2, 5, 5, 12, 20, 1, 2, 0, 0, TS_MATH_F32, TS_F32, 0 },
+    { 1, 1, 1, 1, 1, 1, 1, 0, 0, TS_MATH_F32, TS_F32, 0 },    { 5, 8, 8, 7, 31, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 },
 };
 enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES };
 
@@ -104,11 +104,12 @@ static void check_bwd(const ts_backend *be, ts_stream *s, const ts_conv2d *c, co
     if (!(wanted & 4)) T_TRUE(memcmp(db->host, db0, db->bytes) == 0);
 }
 
-static void check_all(const ts_backend *be, ts_stream *s, ts_math math)
+static void check_all(const ts_backend *be, ts_stream *s, ts_math math, int recurs)
 {
     for (int i = 0; i < N_SHAPES; i++) {
         ts_conv2d c = SHAPES[i];
         c.math = math;
+        c.recurs = recurs;
         const sizes n = sizes_of(&c);
         const float *x = t_normals(n.x, 1, 1), *w = t_normals(n.w, 1, 2);
         check_fwd(be, s, &c, x, w, t_normals(c.O, 1, 3));
@@ -119,18 +120,19 @@ static void check_all(const ts_backend *be, ts_stream *s, ts_math math)
 
 T_TEST(both_kinds_of_product_on_one_stream)
 {
-    check_all(be, s, TS_MATH_F32);
-    check_all(be, s, TS_MATH_BF16);
+    check_all(be, s, TS_MATH_F32, 0);
+    for (int recurs = 0; recurs < 2; recurs++) check_all(be, s, TS_MATH_BF16, recurs);
 }
 
-/* On the emulated device, where cuDNN is missing, has no algorithm for a shape, or takes a shape and then does not do it. */
+/* On the emulated device, where cuDNN is missing, has no engine for a shape, compiles none, or takes a shape and then does not do it. */
 static void check_without(const ts_backend *be, const char *how)
 {
     ts_stream *other;
     if (strcmp(be->name, "emu") != 0) return;
     setenv("TS_EMU_CUDNN", how, 1);
     T_OK(be->stream_new(&other, 0, 1));
-    for (ts_math math = TS_MATH_F32; math <= TS_MATH_BF16; math++) check_all(be, other, math);
+    for (int recurs = 0; recurs < 2; recurs++) check_all(be, other, TS_MATH_BF16, recurs);
+    check_all(be, other, TS_MATH_F32, 1);
     be->stream_free(other);
 }
 
@@ -146,6 +148,12 @@ T_TEST(cudnn_lists_nothing)
     check_without(be, "short");
 }
 
+T_TEST(cudnn_compiles_nothing)
+{
+    (void)s;
+    check_without(be, "ready");
+}
+
 T_TEST(cudnn_refuses_late)
 {
     (void)s;
@@ -153,19 +161,23 @@ T_TEST(cudnn_refuses_late)
 }
 
 /* Every call of the runtime fails in turn: that is made good, or a line. Three of the calls are convolutions of cuDNN. */
-T_TEST(cudnn_fails)
+static void check_failures(const ts_backend *be, ts_stream *s, ts_conv2d c)
 {
-    if (strcmp(be->name, "emu") != 0) return;
-    const ts_conv2d c = SHAPES[2];
     const sizes n = sizes_of(&c);
     t_buf *x = T_INF(t_normals(n.x, 1, 1), n.x), *w = T_INF(t_normals(n.w, 1, 2), n.w);
     t_buf *y = T_INF(t_normals(n.y, 1, 3), n.y), *dx = T_OUTF(n.x), *dw = T_INF(t_normals(n.w, 1, 2), n.w);
+    size_t enough = 0; /* whatever cuDNN will do */
+    for (c.recurs = 0; c.recurs < 2; c.recurs++) enough += be->conv2d_scratch(s, &c, 1) + be->conv2d_scratch(s, &c, 0);
+    c.recurs = 1;
     int reached = 1, seen = 0;
+    char want[128];
+    snprintf(want, sizeof want, "cuDNN fails in a convolution of B=%d Y=%d X=%d C=%d O=%d k=3: CUDNN_STATUS_EXECUTION_FAILED", (int)c.B,
+             (int)c.Y, (int)c.X, (int)c.C, (int)c.O);
     for (int i = 1; reached; i++) {
         ts_stream *other;
         char text[16];
         T_OK(be->stream_new(&other, 0, 1));
-        void *scratch = T_SCRATCH(be->conv2d_scratch(s, &c, 1) + be->conv2d_scratch(s, &c, 0));
+        void *scratch = T_SCRATCH(enough);
         snprintf(text, sizeof text, "%d", i);
         setenv("TS_EMU_FAIL", text, 1);
         ts_status st = be->conv2d_fwd(other, y->dev, x->dev, w->dev, NULL, &c, scratch);
@@ -173,17 +185,24 @@ T_TEST(cudnn_fails)
         reached = getenv("TS_EMU_FAIL") == NULL;
         unsetenv("TS_EMU_FAIL");
         T_TRUE(st == TS_OK || (reached && st == TS_E_DEVICE));
-        seen += st != TS_OK && strcmp(ts_error(), "cuDNN fails in a convolution of B=3 Y=9 X=6 C=5 O=7 k=3: "
-                                                  "CUDNN_STATUS_EXECUTION_FAILED") == 0;
+        seen += st != TS_OK && strcmp(ts_error(), want) == 0;
         be->stream_free(other);
     }
     T_EQI(seen, 3);
 }
 
+T_TEST(cudnn_fails)
+{
+    static const ts_conv2d TAKEN[] = { { 3, 9, 6, 5, 7, 3, 2, 0, 1, TS_MATH_F32, TS_F32, 0 },
+                                       { 2, 5, 7, 3, 8, 3, 1, 1, 1, TS_MATH_BF16, TS_F32, 0 } };
+    if (strcmp(be->name, "emu") != 0) return;
+    for (int i = 0; i < 2; i++) check_failures(be, s, TAKEN[i]);
+}
+
 /* More than is unrolled at a time: pieces of two images and one. */
 T_TEST(a_batch_in_pieces)
 {
-    const ts_conv2d c = { 3, 64, 64, 80, 2, 3, 1, 1, 1, TS_MATH_F32, TS_F32 };
+    const ts_conv2d c = { 3, 64, 64, 80, 2, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 };
     const sizes n = sizes_of(&c);
     const float *x = t_normals(n.x, 1, 1), *w = t_normals(n.w, 1, 2);
     setenv("TS_EMU_CUDNN", "none", 1);
@@ -195,7 +214,7 @@ T_TEST(a_batch_in_pieces)
 T_TEST(bfloat16_without_the_instructions)
 {
     T_EQI(dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2), dnnl_success);
-    check_all(be, s, TS_MATH_BF16);
+    check_all(be, s, TS_MATH_BF16, 0);
 }
 
 static double loss(const double *dy, const double *x, const double *w, const ts_conv2d *c)
@@ -225,7 +244,7 @@ static void check_slopes(double *at, int64_t n, const double *slope, const doubl
 T_TEST(oracle_gradient_is_the_slope)
 {
     (void)be, (void)s;
-    const ts_conv2d c = { 2, 4, 5, 2, 3, 3, 2, 0, 1, TS_MATH_F32, TS_F32 };
+    const ts_conv2d c = { 2, 4, 5, 2, 3, 3, 2, 0, 1, TS_MATH_F32, TS_F32, 0 };
     const sizes n = sizes_of(&c);
     double *x = operand(t_normals(n.x, 1, 1), n.x, c.math), *w = operand(t_normals(n.w, 1, 2), n.w, c.math);
     double *dy = operand(t_normals(n.y, 1, 3), n.y, c.math), *dx = doubles(n.x), *dw = doubles(n.w);
@@ -237,7 +256,7 @@ T_TEST(oracle_gradient_is_the_slope)
 /* Weights are (O,k,k,C): a kernel with a single one shifts the picture. */
 T_TEST(a_single_weight_shifts)
 {
-    const ts_conv2d c = { 1, 4, 5, 2, 3, 3, 1, 1, 1, TS_MATH_F32, TS_F32 };
+    const ts_conv2d c = { 1, 4, 5, 2, 3, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 };
     const float *x = t_normals(40, 1, 1);
     float w[3 * 9 * 2] = { 0 };
     w[(2 * 9 + 1 * 3 + 2) * 2 + 1] = 1; /* o = 2, u = 1, v = 2, c = 1: takes the pixel to the right */
@@ -253,7 +272,7 @@ T_TEST(a_single_weight_shifts)
 
 T_TEST(no_images)
 {
-    const ts_conv2d c = { 0, 4, 4, 2, 3, 3, 1, 1, 1, TS_MATH_F32, TS_F32 };
+    const ts_conv2d c = { 0, 4, 4, 2, 3, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 };
     const float w[54] = { 1, 2, 3 };
     t_buf *dw = T_INF(w, 54), *db = T_INF(w, 3), *none = T_OUTF(0);
     void *scratch = T_SCRATCH(be->conv2d_scratch(s, &c, 1));
@@ -265,7 +284,7 @@ T_TEST(no_images)
 
 T_TEST(a_refusal_names_the_shape)
 {
-    const ts_conv2d c = { 1, 1, 1, 4, 5, 3, 1, 0, 0, TS_MATH_F32, TS_F32 }; /* the kernel is larger than the image */
+    const ts_conv2d c = { 1, 1, 1, 4, 5, 3, 1, 0, 0, TS_MATH_F32, TS_F32, 0 }; /* the kernel is larger than the image */
     float none[1] = { 0 };
     T_EQI(be->conv2d_scratch(s, &c, 0), 0);
     T_STATUS(TS_E_INTERNAL, be->conv2d_fwd(s, none, none, none, NULL, &c, none));
@@ -303,21 +322,22 @@ static void check_images(const ts_backend *be, ts_stream *s, ts_stream *const *s
 T_TEST(an_image_does_not_depend_on_the_others)
 {
     static const ts_conv2d LAYERS[] = {
-        { 1, 32, 32, 3, 32, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },  { 1, 32, 32, 32, 32, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },
-        { 1, 16, 16, 64, 64, 3, 1, 1, 1, TS_MATH_F32, TS_F32 }, { 1, 8, 8, 96, 96, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },
-        { 1, 4, 4, 128, 128, 3, 1, 1, 1, TS_MATH_F32, TS_F32 }, { 1, 8, 8, 96, 7, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },
-        { 1, 8, 8, 8, 96, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },    { 1, 32, 32, 32, 3, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },
-        { 1, 8, 8, 7, 7, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },     { 1, 16, 16, 32, 64, 1, 1, 0, 0, TS_MATH_F32, TS_F32 },
-        { 1, 8, 8, 96, 96, 1, 1, 0, 0, TS_MATH_F32, TS_F32 },   { 1, 32, 32, 32, 32, 3, 2, 0, 1, TS_MATH_F32, TS_F32 },
-        { 1, 16, 16, 64, 64, 3, 2, 0, 1, TS_MATH_F32, TS_F32 }, { 1, 8, 8, 96, 96, 3, 2, 1, 1, TS_MATH_F32, TS_F32 },
-        { 1, 1, 1, 128, 64, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },  { 1, 2, 2, 64, 96, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },
+        { 1, 32, 32, 3, 32, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 },  { 1, 32, 32, 32, 32, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 },
+        { 1, 16, 16, 64, 64, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 }, { 1, 8, 8, 96, 96, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 },
+        { 1, 4, 4, 128, 128, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 }, { 1, 8, 8, 96, 7, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 },
+        { 1, 8, 8, 8, 96, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 },    { 1, 32, 32, 32, 3, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 },
+        { 1, 8, 8, 7, 7, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 },     { 1, 16, 16, 32, 64, 1, 1, 0, 0, TS_MATH_F32, TS_F32, 0 },
+        { 1, 8, 8, 96, 96, 1, 1, 0, 0, TS_MATH_F32, TS_F32, 0 },   { 1, 32, 32, 32, 32, 3, 2, 0, 1, TS_MATH_F32, TS_F32, 0 },
+        { 1, 16, 16, 64, 64, 3, 2, 0, 1, TS_MATH_F32, TS_F32, 0 }, { 1, 8, 8, 96, 96, 3, 2, 1, 1, TS_MATH_F32, TS_F32, 0 },
+        { 1, 1, 1, 128, 64, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 },  { 1, 2, 2, 64, 96, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 },
     };
     ts_stream *streams[2];
     for (int i = 0; i < 2; i++) T_OK(be->stream_new(&streams[i], 0, i + 1));
     for (size_t i = 0; i < sizeof LAYERS / sizeof *LAYERS; i++)
-        for (ts_math math = TS_MATH_F32; math <= TS_MATH_BF16; math++) {
+        for (int kind = 0; kind < 3; kind++) {
             ts_conv2d c = LAYERS[i];
-            c.math = math;
+            c.math = kind ? TS_MATH_BF16 : TS_MATH_F32;
+            c.recurs = kind == 2;
             check_images(be, s, streams, c);
         }
     for (int i = 0; i < 2; i++) be->stream_free(streams[i]);
@@ -328,9 +348,9 @@ T_TEST(an_image_does_not_depend_on_the_others)
 T_TEST(constant_weights)
 {
     static const ts_conv2d LAYERS[] = {
-        { 3, 33, 35, 40, 49, 3, 1, 1, 1, TS_MATH_F32, TS_F32 }, { 2, 34, 33, 32, 70, 3, 1, 0, 2, TS_MATH_F32, TS_F32 },
-        { 1, 32, 32, 160, 32, 3, 1, 1, 1, TS_MATH_F32, TS_F32 }, { 2, 36, 32, 33, 32, 3, 1, 2, 0, TS_MATH_F32, TS_F32 },
-        { 2, 32, 32, 40, 40, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 }, { 2, 18, 16, 64, 96, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 },
+        { 3, 33, 35, 40, 49, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 }, { 2, 34, 33, 32, 70, 3, 1, 0, 2, TS_MATH_F32, TS_F32, 0 },
+        { 1, 32, 32, 160, 32, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 }, { 2, 36, 32, 33, 32, 3, 1, 2, 0, TS_MATH_F32, TS_F32, 0 },
+        { 2, 32, 32, 40, 40, 3, 1, 1, 1, TS_MATH_BF16, TS_F32, 0 }, { 2, 18, 16, 64, 96, 3, 1, 1, 1, TS_MATH_BF16, TS_F32, 0 },
     };
     ts_stream *streams[2];
     for (int i = 0; i < 2; i++) T_OK(be->stream_new(&streams[i], 0, i + 1));
@@ -371,9 +391,9 @@ T_TEST(constant_weights)
 T_TEST(wide_layers)
 {
     static const ts_conv2d LAYERS[] = {
-        { 3, 9, 11, 40, 49, 3, 1, 1, 1, TS_MATH_F32, TS_F32 }, { 2, 9, 8, 32, 70, 3, 1, 0, 2, TS_MATH_F32, TS_F32 },
-        { 1, 8, 8, 170, 33, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },  { 2, 11, 8, 33, 170, 3, 1, 2, 0, TS_MATH_F32, TS_F32 },
-        { 1, 10, 10, 32, 32, 3, 1, 0, 0, TS_MATH_F32, TS_F32 }, { 1, 29, 30, 96, 100, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },
+        { 3, 9, 11, 40, 49, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 }, { 2, 9, 8, 32, 70, 3, 1, 0, 2, TS_MATH_F32, TS_F32, 0 },
+        { 1, 8, 8, 170, 33, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 },  { 2, 11, 8, 33, 170, 3, 1, 2, 0, TS_MATH_F32, TS_F32, 0 },
+        { 1, 10, 10, 32, 32, 3, 1, 0, 0, TS_MATH_F32, TS_F32, 0 }, { 1, 29, 30, 96, 100, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 },
     };
     enum { COUNTS = 3 };
     ts_stream *streams[COUNTS];
@@ -405,6 +425,7 @@ int main(void)
     T_ADD(u, both_kinds_of_product_on_one_stream);
     T_ADD(u, no_cudnn);
     T_ADD(u, cudnn_lists_nothing);
+    T_ADD(u, cudnn_compiles_nothing);
     T_ADD(u, cudnn_refuses_late);
     T_ADD(u, cudnn_fails);
     T_ADD(u, a_batch_in_pieces);

@@ -137,11 +137,15 @@ static void check_conv(const ts_backend *be, ts_stream *s, ts_stream *on, ts_con
 static void check_convs(const ts_backend *be, ts_stream *s, ts_stream *on)
 {
     static const ts_conv2d SHAPES[] = {
-        { 2, 9, 7, 32, 40, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 }, { 1, 8, 8, 160, 3, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 },
-        { 2, 8, 8, 5, 7, 3, 2, 0, 1, TS_MATH_BF16, TS_F32 },   { 1, 6, 6, 64, 192, 1, 1, 0, 0, TS_MATH_BF16, TS_F32 },
+        { 2, 9, 7, 32, 40, 3, 1, 1, 1, TS_MATH_BF16, TS_F32, 0 }, { 1, 8, 8, 160, 3, 3, 1, 1, 1, TS_MATH_BF16, TS_F32, 0 },
+        { 2, 8, 8, 5, 7, 3, 2, 0, 1, TS_MATH_BF16, TS_F32, 0 },   { 1, 6, 6, 64, 192, 1, 1, 0, 0, TS_MATH_BF16, TS_F32, 0 },
     };
     for (size_t i = 0; i < sizeof SHAPES / sizeof *SHAPES; i++)
-        for (int constant = 0; constant < 2; constant++) check_conv(be, s, on, SHAPES[i], constant);
+        for (int kind = 0; kind < 3; kind++) {
+            ts_conv2d c = SHAPES[i];
+            c.recurs = kind == 2;
+            check_conv(be, s, on, c, kind == 1);
+        }
 }
 
 T_TEST(convolutions_are_the_same)

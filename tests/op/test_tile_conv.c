@@ -16,13 +16,13 @@
 
 static const ts_conv2d SHAPES[] = {
     /* B  Y   X   C   O   k stride lo hi */
-    { 1, 1, 1, 32, 32, 1, 1, 0, 0, TS_MATH_BF16, TS_F32 },    { 1, 17, 1, 64, 96, 1, 1, 0, 0, TS_MATH_BF16, TS_F32 },
-    { 2, 4, 4, 32, 64, 1, 1, 0, 0, TS_MATH_BF16, TS_F32 },    { 3, 11, 1, 96, 32, 1, 1, 0, 0, TS_MATH_BF16, TS_F32 },
-    { 1, 453, 1, 2080, 64, 1, 1, 0, 0, TS_MATH_BF16, TS_F32 }, { 1, 523, 1, 32, 32, 1, 1, 0, 0, TS_MATH_BF16, TS_F32 },
-    { 1, 1, 16, 32, 32, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 },   { 2, 3, 48, 32, 64, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 },
-    { 1, 131, 16, 64, 32, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 },  { 1, 2, 528, 32, 32, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 },
-    { 1, 140, 1, 4160, 32, 1, 1, 0, 0, TS_MATH_BF16, TS_F32 },
-    { 2, 5, 32, 96, 32, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 },     { 2, 1100, 1, 64, 32, 1, 1, 0, 0, TS_MATH_BF16, TS_F32 },
+    { 1, 1, 1, 32, 32, 1, 1, 0, 0, TS_MATH_BF16, TS_F32, 0 },    { 1, 17, 1, 64, 96, 1, 1, 0, 0, TS_MATH_BF16, TS_F32, 0 },
+    { 2, 4, 4, 32, 64, 1, 1, 0, 0, TS_MATH_BF16, TS_F32, 0 },    { 3, 11, 1, 96, 32, 1, 1, 0, 0, TS_MATH_BF16, TS_F32, 0 },
+    { 1, 453, 1, 2080, 64, 1, 1, 0, 0, TS_MATH_BF16, TS_F32, 0 }, { 1, 523, 1, 32, 32, 1, 1, 0, 0, TS_MATH_BF16, TS_F32, 0 },
+    { 1, 1, 16, 32, 32, 3, 1, 1, 1, TS_MATH_BF16, TS_F32, 0 },   { 2, 3, 48, 32, 64, 3, 1, 1, 1, TS_MATH_BF16, TS_F32, 0 },
+    { 1, 131, 16, 64, 32, 3, 1, 1, 1, TS_MATH_BF16, TS_F32, 0 },  { 1, 2, 528, 32, 32, 3, 1, 1, 1, TS_MATH_BF16, TS_F32, 0 },
+    { 1, 140, 1, 4160, 32, 1, 1, 0, 0, TS_MATH_BF16, TS_F32, 0 },
+    { 2, 5, 32, 96, 32, 3, 1, 1, 1, TS_MATH_BF16, TS_F32, 0 },     { 2, 1100, 1, 64, 32, 1, 1, 0, 0, TS_MATH_BF16, TS_F32, 0 },
 };
 enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES, GUARD = 64 };
 
@@ -135,7 +135,7 @@ T_TEST(activations)
         }
     }
     T_TRUE(tried >= 24);
-    T_TRUE(!tile_conv_ends(&SHAPES[6]) && !tile_conv_ends(&(ts_conv2d){ 1, 9, 1, 4128, 32, 1, 1, 0, 0, TS_MATH_BF16, TS_F32 }));
+    T_TRUE(!tile_conv_ends(&SHAPES[6]) && !tile_conv_ends(&(ts_conv2d){ 1, 9, 1, 4128, 32, 1, 1, 0, 0, TS_MATH_BF16, TS_F32, 0 }));
 }
 
 /* Weights that are bfloat16 already. */
@@ -156,10 +156,10 @@ T_TEST(what_is_not_taken)
 {
     (void)be, (void)s;
     static const ts_conv2d NOT[] = {
-        { 1, 8, 16, 33, 32, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 }, { 1, 8, 16, 32, 48, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 },
-        { 1, 8, 24, 32, 32, 3, 1, 1, 1, TS_MATH_BF16, TS_F32 }, { 1, 8, 16, 32, 32, 3, 1, 0, 1, TS_MATH_BF16, TS_F32 },
-        { 1, 8, 16, 32, 32, 3, 2, 1, 1, TS_MATH_BF16, TS_F32 }, { 1, 8, 16, 32, 32, 1, 1, 1, 1, TS_MATH_BF16, TS_F32 },
-        { 1, 8, 16, 32, 32, 5, 1, 1, 1, TS_MATH_BF16, TS_F32 }, { 1, 8, 16, 32, 32, 3, 1, 1, 1, TS_MATH_F32, TS_F32 },
+        { 1, 8, 16, 33, 32, 3, 1, 1, 1, TS_MATH_BF16, TS_F32, 0 }, { 1, 8, 16, 32, 48, 3, 1, 1, 1, TS_MATH_BF16, TS_F32, 0 },
+        { 1, 8, 24, 32, 32, 3, 1, 1, 1, TS_MATH_BF16, TS_F32, 0 }, { 1, 8, 16, 32, 32, 3, 1, 0, 1, TS_MATH_BF16, TS_F32, 0 },
+        { 1, 8, 16, 32, 32, 3, 2, 1, 1, TS_MATH_BF16, TS_F32, 0 }, { 1, 8, 16, 32, 32, 1, 1, 1, 1, TS_MATH_BF16, TS_F32, 0 },
+        { 1, 8, 16, 32, 32, 5, 1, 1, 1, TS_MATH_BF16, TS_F32, 0 }, { 1, 8, 16, 32, 32, 3, 1, 1, 1, TS_MATH_F32, TS_F32, 0 },
     };
     for (size_t i = 0; i < sizeof NOT / sizeof *NOT; i++) T_TRUE(!tile_conv_takes(&NOT[i]));
 }
