@@ -11,6 +11,7 @@
 #include "kernels/cpu/sizes.h"
 #include "kernels/cpu/tile.h"
 #include "kernels/cpu/tile_conv.h"
+#include "kernels/cpu/tile_grad.h"
 #include "kernels/cpu/winograd.h"
 #include "tessera/op_linear.h"
 
@@ -147,6 +148,7 @@ typedef struct {
     size_t (*weights)(const ts_conv2d *c);
     size_t (*scratch)(const ts_stream *s, const ts_conv2d *c);
     void (*transform)(const ts_stream *s, void *u, const void *w, ts_dtype dtype, const ts_conv2d *c);
+    void (*transform_adjoint)(const ts_stream *s, void *u, const float *w, const ts_conv2d *c);
     void (*run)(const ts_stream *s, void *y, const void *x, const void *u, const float *b, const ts_conv2d *c, const tile_conv_end *end,
                 void *scratch);
 } way;
@@ -157,6 +159,11 @@ static void transform_winograd(const ts_stream *s, void *u, const void *w, ts_dt
     winograd_transform(s, u, w, c, 0);
 }
 
+static void transform_winograd_adjoint(const ts_stream *s, void *u, const float *w, const ts_conv2d *c)
+{
+    winograd_transform(s, u, w, c, 1);
+}
+
 static void run_winograd(const ts_stream *s, void *y, const void *x, const void *u, const float *b, const ts_conv2d *c,
                          const tile_conv_end *end, void *scratch)
 {
@@ -164,8 +171,10 @@ static void run_winograd(const ts_stream *s, void *y, const void *x, const void 
     winograd_run(s, y, x, u, b, c, scratch);
 }
 
-static const way WINOGRAD = { winograd_takes, dnnl_f32, winograd_weights, winograd_scratch, transform_winograd, run_winograd };
-static const way TILES = { tile_conv_takes, dnnl_bf16, tile_conv_weights, tile_conv_scratch, tile_conv_transform, tile_conv_run };
+static const way WINOGRAD = { winograd_takes, dnnl_f32, winograd_weights, winograd_scratch, transform_winograd,
+                              transform_winograd_adjoint, run_winograd };
+static const way TILES = { tile_conv_takes, dnnl_bf16, tile_conv_weights, tile_conv_scratch, tile_conv_transform,
+                           tile_conv_transform_adjoint, tile_conv_run };
 
 /* How a forward pass goes, NULL for oneDNN. */
 static const way *way_of(const ts_conv2d *c)
@@ -195,12 +204,9 @@ size_t conv2d_scratch_cpu(ts_stream *s, const ts_conv2d *c, int backward)
         if (own) return own_room(s, own, c);
         return larger(scratch_of(s, DNN_CONV_FWD, c, 0), scratch_of(s, DNN_CONV_FWD, c, 1));
     }
-    size_t bytes = bias_grad_scratch(rows_of(c), c->O);
-    if (winograd_takes(c)) {
-        const ts_conv2d a = winograd_adjoint(c);
-        return larger(bytes, larger(own_room(s, &WINOGRAD, &a), winograd_dw_scratch(s, c)));
-    }
-    return larger(bytes, larger(scratch_of(s, DNN_CONV_DX, c, 0), scratch_of(s, DNN_CONV_DW, c, 0)));
+    const size_t own_dx = conv2d_own_dx_scratch(s, c), dx = own_dx ? own_dx : scratch_of(s, DNN_CONV_DX, c, 0);
+    const size_t own_dw = conv2d_own_dw_scratch(s, c), dw = own_dw ? own_dw : scratch_of(s, DNN_CONV_DW, c, 0);
+    return larger(bias_grad_scratch(rows_of(c), c->O), larger(dx, dw));
 }
 
 /* The weights as m->run takes them, made the first time; NULL when memory is out. */
@@ -279,28 +285,58 @@ ts_status conv2d_act_fwd(ts_stream *s, void *y, const void *x, const float *w, c
     return act_fwd_cpu(s, y, sums, act, rows_of(c) * c->O, y_dtype);
 }
 
-/* dx of a convolution that winograd.c takes: another one, of dy. */
-static void winograd_dx(ts_stream *s, float *dx, const float *dy, const float *w, const ts_conv2d *c, void *scratch)
+ts_conv2d conv2d_adjoint(const ts_conv2d *c)
 {
-    const ts_conv2d a = winograd_adjoint(c);
-    float *u = ts_next_line(scratch);
-    winograd_transform(s, u, w, &a, 1);
-    winograd_run(s, dx, dy, u, NULL, &a, (char *)u + transformed_bytes(&WINOGRAD, &a));
+    ts_conv2d a = *c;
+    a.Y = ts_conv2d_out(c, c->Y);
+    a.X = ts_conv2d_out(c, c->X);
+    a.C = c->O;
+    a.O = c->C;
+    a.pad_lo = c->k - 1 - c->pad_lo;
+    a.pad_hi = c->k - 1 - c->pad_hi;
+    a.x_dtype = TS_F32;
+    return a;
 }
 
-static ts_status onednn_bwd(ts_stream *s, float *dx, float *dw, const float *dy, const float *x, const float *w, const ts_conv2d *c,
-                            void *scratch)
+/* The way of the adjoint, NULL for oneDNN. */
+static const way *dx_way_of(const ts_conv2d *c, const ts_conv2d *a)
 {
-    dnn_plan *p;
-    if (dx) {
-        TS_TRY(plan(s, &p, DNN_CONV_DX, c, 0));
-        TS_TRY(dnn_run(s, p, (void *[]){ (void *)dy, (void *)w, dx }, scratch));
-    }
-    if (dw) {
-        TS_TRY(plan(s, &p, DNN_CONV_DW, c, 0));
-        TS_TRY(dnn_run(s, p, (void *[]){ (void *)dy, (void *)x, dw }, scratch));
-    }
-    return TS_OK;
+    return c->stride == 1 ? way_of(a) : NULL;
+}
+
+size_t conv2d_own_dx_scratch(const ts_stream *s, const ts_conv2d *c)
+{
+    const ts_conv2d a = conv2d_adjoint(c);
+    const way *own = dx_way_of(c, &a);
+    return own ? own_room(s, own, &a) : 0;
+}
+
+void conv2d_own_dx(ts_stream *s, float *dx, const float *dy, const float *w, const ts_conv2d *c, void *scratch)
+{
+    const ts_conv2d a = conv2d_adjoint(c);
+    const way *own = dx_way_of(c, &a);
+    char *u = ts_next_line(scratch);
+    own->transform_adjoint(s, u, w, &a);
+    own->run(s, dx, dy, u, NULL, &a, NULL, u + transformed_bytes(own, &a));
+}
+
+static int tiles_take_dw(const ts_conv2d *c)
+{
+    return tile_unit() && tile_grad_takes(c);
+}
+
+size_t conv2d_own_dw_scratch(const ts_stream *s, const ts_conv2d *c)
+{
+    if (winograd_takes(c)) return winograd_dw_scratch(s, c);
+    return tiles_take_dw(c) ? tile_grad_scratch(c) : 0;
+}
+
+void conv2d_own_dw(ts_stream *s, float *dw, const float *dy, const float *x, const ts_conv2d *c, void *scratch)
+{
+    if (winograd_takes(c))
+        winograd_dw(s, dw, dy, x, c, scratch);
+    else
+        tile_grad_run(s, dw, dy, x, c, scratch);
 }
 
 ts_status conv2d_bwd_cpu(ts_stream *s, float *dx, float *dw, float *db, const float *dy, const float *x, const float *w,
@@ -310,11 +346,18 @@ ts_status conv2d_bwd_cpu(ts_stream *s, float *dx, float *dw, float *db, const fl
     const ts_linear l = as_linear(c);
     if (pointwise(c)) return linear_bwd_cpu(s, dx, dw, db, dy, x, w, &l, scratch);
 
-    if (winograd_takes(c)) {
-        if (dx) winograd_dx(s, dx, dy, w, c, scratch);
-        if (dw) winograd_dw(s, dw, dy, x, c, scratch);
-    } else {
-        TS_TRY(onednn_bwd(s, dx, dw, dy, x, w, c, scratch));
+    dnn_plan *p;
+    if (dx && conv2d_own_dx_scratch(s, c)) {
+        conv2d_own_dx(s, dx, dy, w, c, scratch);
+    } else if (dx) {
+        TS_TRY(plan(s, &p, DNN_CONV_DX, c, 0));
+        TS_TRY(dnn_run(s, p, (void *[]){ (void *)dy, (void *)w, dx }, scratch));
+    }
+    if (dw && conv2d_own_dw_scratch(s, c)) {
+        conv2d_own_dw(s, dw, dy, x, c, scratch);
+    } else if (dw) {
+        TS_TRY(plan(s, &p, DNN_CONV_DW, c, 0));
+        TS_TRY(dnn_run(s, p, (void *[]){ (void *)dy, (void *)x, dw }, scratch));
     }
     if (db) bias_grad(s, db, dy, rows_of(c), c->O, scratch);
     return TS_OK;

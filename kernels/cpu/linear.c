@@ -93,8 +93,9 @@ size_t linear_scratch_cpu(ts_stream *s, const ts_linear *l, int backward)
     if (l->N == 0) return 0;
     if (!backward && l->act) return conv2d_act_scratch(s, &c, l->y_dtype);
     if (!backward) return conv2d_scratch_cpu(s, &c, 0);
-    const size_t products = larger(scratch_of(s, DNN_LINEAR_DX, l), scratch_of(s, DNN_LINEAR_DW, l));
-    return larger(products, bias_grad_scratch(l->N, l->O));
+    const size_t own_dx = conv2d_own_dx_scratch(s, &c), dx = own_dx ? own_dx : scratch_of(s, DNN_LINEAR_DX, l);
+    const size_t own_dw = conv2d_own_dw_scratch(s, &c), dw = own_dw ? own_dw : scratch_of(s, DNN_LINEAR_DW, l);
+    return larger(larger(dx, dw), bias_grad_scratch(l->N, l->O));
 }
 
 ts_status linear_fwd_cpu(ts_stream *s, void *y, const void *x, const float *w, const float *b, const ts_linear *l,
@@ -109,12 +110,17 @@ ts_status linear_bwd_cpu(ts_stream *s, float *dx, float *dw, float *db, const fl
                          const ts_linear *l, void *scratch)
 {
     if (l->N == 0) return TS_OK;
+    const ts_conv2d c = as_conv2d(l);
     dnn_plan *p;
-    if (dx) {
+    if (dx && conv2d_own_dx_scratch(s, &c)) {
+        conv2d_own_dx(s, dx, dy, w, &c, scratch);
+    } else if (dx) {
         TS_TRY(plan(s, &p, DNN_LINEAR_DX, l));
         TS_TRY(dnn_run(s, p, (void *[]){ (void *)dy, (void *)w, dx }, scratch));
     }
-    if (dw) {
+    if (dw && conv2d_own_dw_scratch(s, &c)) {
+        conv2d_own_dw(s, dw, dy, x, &c, scratch);
+    } else if (dw) {
         TS_TRY(plan(s, &p, DNN_LINEAR_DW, l));
         TS_TRY(dnn_run(s, p, (void *[]){ (void *)dy, (void *)x, dw }, scratch));
     }

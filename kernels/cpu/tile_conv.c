@@ -75,6 +75,28 @@ void tile_conv_transform(const ts_stream *s, void *u, const void *w, ts_dtype dt
         }
 }
 
+/* One tile of an adjoint: its outputs lie next to each other in w, its channels `apart` numbers apart. */
+static void transform_turned(uint32_t *to, const float *w, int64_t apart)
+{
+    for (int p = 0; p < TILE; p++) {
+        const float *even = w + 2 * p * apart, *odd = even + apart;
+#pragma omp simd
+        for (int n = 0; n < TILE; n++) to[p * TILE + n] = bf16_bits(even[n]) >> 16 | (bf16_bits(odd[n]) & 0xffff0000u);
+    }
+}
+
+void tile_conv_transform_adjoint(const ts_stream *s, void *u, const float *w, const ts_conv2d *c)
+{
+    const int64_t taps = c->k * c->k, each = c->C / TILE_DEPTH, steps = taps * each;
+#pragma omp parallel for num_threads(s->threads)
+    for (int64_t o = 0; o < c->O / TILE; o++)
+        for (int64_t i = 0; i < steps; i++) {
+            const int64_t tap = taps - 1 - i / each, channel = i % each * TILE_DEPTH;
+            char *to = (char *)u + (o / 2 * steps + i) * STEP + o % 2 * TILE_BYTES;
+            transform_turned((uint32_t *)to, w + (channel * taps + tap) * c->O + o * TILE, taps * c->O);
+        }
+}
+
 /* ---- sums ---- */
 
 /* Sixteen pixels of a strip, or two times as many, and where their outputs go. */

@@ -17,10 +17,11 @@
 /* Is it for this shape? The answer does not depend on B. Whether it is fast is for tile_unit() to say. */
 int tile_conv_takes(const ts_conv2d *c);
 
-/* Numbers (bfloat16) of the weights in the order in which tiles are loaded, and making them of w (O,k,k,C) f32 or bf16.
- */
+/* Numbers (bfloat16) of the weights in the order in which tiles are loaded, and making them of w (O,k,k,C) f32 or bf16, or where c is
+ * an adjoint (conv2d_adjoint), of the w (C,k,k,O in its letters) f32 of the convolution that it is one of. */
 size_t tile_conv_weights(const ts_conv2d *c);
 void tile_conv_transform(const ts_stream *s, void *u, const void *w, ts_dtype dtype, const ts_conv2d *c);
+void tile_conv_transform_adjoint(const ts_stream *s, void *u, const float *w, const ts_conv2d *c);
 
 size_t tile_conv_scratch(const ts_stream *s, const ts_conv2d *c); /* bytes */
 

@@ -39,18 +39,6 @@ int winograd_takes(const ts_conv2d *c)
            tiles >= (c->C * c->O <= SMALL ? FEW : MANY);
 }
 
-ts_conv2d winograd_adjoint(const ts_conv2d *c)
-{
-    ts_conv2d a = *c;
-    a.Y = ts_conv2d_out(c, c->Y);
-    a.X = ts_conv2d_out(c, c->X);
-    a.C = c->O;
-    a.O = c->C;
-    a.pad_lo = TAPS - 1 - c->pad_lo;
-    a.pad_hi = TAPS - 1 - c->pad_hi;
-    return a;
-}
-
 static int64_t outputs_pad(const ts_conv2d *c)
 {
     return ts_round_up(c->O, VF);

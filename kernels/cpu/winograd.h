@@ -18,10 +18,7 @@ int winograd_takes(const ts_conv2d *c);
 
 size_t winograd_scratch(const ts_stream *s, const ts_conv2d *c); /* bytes */
 
-/* The convolution that makes dx of dy: its C is O here, its O is C here. */
-ts_conv2d winograd_adjoint(const ts_conv2d *c);
-
-/* Floats of the transformed weights, and making them: of w (O,3,3,C), or where c is an adjoint (winograd_adjoint), of the w
+/* Floats of the transformed weights, and making them: of w (O,3,3,C), or where c is an adjoint (conv2d_adjoint), of the w
  * (C,3,3,O in its letters) of the convolution that it is one of. */
 size_t winograd_weights(const ts_conv2d *c);
 void winograd_transform(const ts_stream *s, float *u, const float *w, const ts_conv2d *c, int adjoint);

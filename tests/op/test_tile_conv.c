@@ -9,6 +9,7 @@
 #include "tests/t.h"
 
 #include "kernels/cpu/bf16.h"
+#include "kernels/cpu/conv2d.h"
 #include "kernels/cpu/stream.h"
 #include "kernels/cpu/tile.h"
 #include "kernels/cpu/tile_conv.h"
@@ -152,6 +153,32 @@ T_TEST(narrow_weights)
     T_TRUE(memcmp(u, v, (size_t)n * sizeof *u) == 0);
 }
 
+/* dx of dy by the adjoint, whose weights are those of the convolution itself: its adjoint's formula in double. */
+T_TEST(gradients_of_pixels)
+{
+    (void)be, (void)s;
+    for (int i = 0; i < N_SHAPES; i++) {
+        const ts_conv2d c = SHAPES[i], a = conv2d_adjoint(&c);
+        const int64_t nx = c.B * c.Y * c.X * c.C, nw = c.O * c.k * c.k * c.C, ny = c.B * c.Y * c.X * c.O;
+        const float *dy = t_normals(ny, 1, 1), *w = t_normals(nw, 1, 2);
+        float *turned = t_alloc((size_t)nw * sizeof *turned);
+        for (int64_t j = 0; j < nw; j++) {
+            const int64_t channel = j % c.C, tap = j / c.C % (c.k * c.k), o = j / c.C / (c.k * c.k);
+            turned[(channel * c.k * c.k + c.k * c.k - 1 - tap) * c.O + o] = w[j];
+        }
+        const ts_stream stream = { .threads = 2 };
+        const size_t numbers = tile_conv_weights(&a);
+        uint16_t *u = t_alloc((numbers + GUARD) * sizeof *u), *want = t_alloc(numbers * sizeof *want);
+        memset(u, 0xff, (numbers + GUARD) * sizeof *u);
+        tile_conv_transform_adjoint(&stream, u, w, &a);
+        tile_conv_transform(&stream, want, turned, TS_F32, &a);
+        T_TRUE(memcmp(u, want, numbers * sizeof *u) == 0);
+        for (size_t j = 0; j < GUARD; j++) T_TRUE(u[numbers + j] == 0xffff);
+        t_close("dx", run(&a, 2, dy, turned, NULL), oracle(&a, rounded(dy, ny), rounded(turned, nw), NULL), nx,
+                t_sum_tolerance(c.k * c.k * c.O));
+    }
+}
+
 T_TEST(what_is_not_taken)
 {
     (void)be, (void)s;
@@ -171,6 +198,7 @@ int main(void)
         T_ADD1(u, the_formula);
         T_ADD1(u, an_image_alone);
         T_ADD1(u, activations);
+        T_ADD1(u, gradients_of_pixels);
     }
     T_ADD1(u, narrow_weights);
     T_ADD1(u, what_is_not_taken);
