@@ -183,8 +183,9 @@ static int64_t piece_of(ts_convolver *v, chosen *k, int64_t B)
 {
     for (; k->at < k->engines; k->at++) {
         for (int64_t P = B; P == B || divides(k); P = (P + 1) / 2) {
-            k->settled = plan_of(v, k, P) && (B % P == 0 || plan_of(v, k, B % P));
-            if (k->settled) return P;
+            const bool fits = plan_of(v, k, P) && (B % P == 0 || plan_of(v, k, B % P));
+            k->settled = k->settled || fits;
+            if (fits) return P;
             if (P == 1) break;
         }
         if (k->settled) return 0;
@@ -221,14 +222,14 @@ static size_t work_of(ts_stream *s, const taken *t, int64_t B)
 
 /* ---- operands: as they are, or prepared in scratch ---- */
 
-static size_t room(int64_t n, ts_dtype as)
+static size_t bytes_of(int64_t n, ts_dtype as)
 {
     return ts_room(n, as == TS_BF16 ? sizeof(uint16_t) : sizeof(float));
 }
 
 static size_t room_rounded(int64_t n, const ts_conv2d *c, ts_dtype as)
 {
-    return c->math == TS_MATH_BF16 ? room(n, as) : 0;
+    return c->math == TS_MATH_BF16 ? bytes_of(n, as) : 0;
 }
 
 /* Is x what cuDNN reads, as it stands? */
@@ -239,7 +240,7 @@ static bool ready(const ts_conv2d *c, ts_dtype as)
 
 static size_t room_image(const ts_conv2d *c, ts_dtype as)
 {
-    return ready(c, as) ? 0 : room(n_image(c), as);
+    return ready(c, as) ? 0 : bytes_of(n_image(c), as);
 }
 
 /* In this order, then what cuDNN asks for. */
@@ -249,9 +250,9 @@ static size_t room_of(ts_stream *s, const ts_conv2d *c, ts_conv_pass pass)
     if (!t.k) return 0;
     const ts_dtype as = t.k->graph.operands;
     const size_t work = work_of(s, &t, c->B), w = room_rounded(n_weights(c), c, as), dy = room_rounded(n_out(c), c, as);
-    if (pass == TS_CONV_FWD) return room_image(c, as) + w + room(c->O, TS_F32) + work;
-    if (pass == TS_CONV_DX) return (uneven(c) ? room(n_image(c), TS_F32) : 0) + dy + w + work;
-    return room_image(c, as) + dy + room(n_weights(c), TS_F32) + work;
+    if (pass == TS_CONV_FWD) return room_image(c, as) + w + bytes_of(c->O, TS_F32) + work;
+    if (pass == TS_CONV_DX) return (uneven(c) ? bytes_of(n_image(c), TS_F32) : 0) + dy + w + work;
+    return room_image(c, as) + dy + bytes_of(n_weights(c), TS_F32) + work;
 }
 
 size_t ts_convolve_scratch(ts_stream *s, const ts_conv2d *c, int backward)
@@ -320,7 +321,7 @@ static __global__ void crop_k1(float *x, const float *y, ts_conv2d c, int64_t Yp
 static void *from(char **scratch, int64_t n, ts_dtype as)
 {
     void *p = *scratch;
-    *scratch += room(n, as);
+    *scratch += bytes_of(n, as);
     return p;
 }
 
