@@ -187,7 +187,7 @@ static ts_status run(tokenizer_run *r, const train_options *o, const json_t *pre
     ts_log("tokenizer: %.2f M parameters, %lld pictures, %lld steps of %lld", (double)ts_params_floats(t->params) / 1e6,
            (long long)ts_dataset_count(r->data), (long long)t->c.steps, (long long)t->c.batch);
     if (strcmp(d->be->name, "cuda") == 0 && d->math == TS_MATH_BF16)
-        ts_log("the first step can take a minute: cuDNN compiles kernels for large convolutions");
+        ts_log("the first step can take a minute or two: cuDNN compiles kernels for large convolutions");
     TS_TRY(start_loader(r, 2));
     return trainer_run(t);
 }

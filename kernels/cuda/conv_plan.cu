@@ -277,14 +277,14 @@ static int engines_of(maker *m, descriptor of, const ts_conv_graph *g, cudnnBack
     return found;
 }
 
-int ts_conv_engines(const ts_conv_place *at, const ts_conv_graph *g, ts_conv_engine *e, int room)
+int ts_conv_engines(const ts_conv_place *at, const ts_conv_graph *g, ts_conv_engine e[TS_CONV_ENGINES])
 {
     maker m = begin(at);
     ts_conv_graph typical = *g;
     typical.shape.B = TYPICAL;
     const descriptor of = graph(&m, &typical);
-    int n = engines_of(&m, of, g, CUDNN_HEUR_MODE_A, e, room);
-    if (n < room) n += engines_of(&m, of, g, CUDNN_HEUR_MODE_FALLBACK, e + n, room - n);
+    int n = engines_of(&m, of, g, CUDNN_HEUR_MODE_A, e, TS_CONV_ENGINES);
+    if (n < TS_CONV_ENGINES) n += engines_of(&m, of, g, CUDNN_HEUR_MODE_FALLBACK, e + n, TS_CONV_ENGINES - n);
     forget(&m, 0);
     return n;
 }

@@ -25,7 +25,7 @@ struct ts_conv_graph {
     ts_dtype operands; /* TS_F32; TS_BF16: kernels are compiled */
 };
 
-enum { TS_CONV_KNOBS = 32 };
+enum { TS_CONV_KNOBS = 32, TS_CONV_ENGINES = 8 };
 
 struct ts_conv_engine {
     int64_t index;
@@ -41,9 +41,9 @@ struct ts_conv_place {
     cudnnBackendDescriptor_t properties;
 };
 
-/* Engines (`room` at most) for the graph of any number of pictures, cuDNN's favourite first. They add in a fixed order, without transforms,
- * and, with TS_MATH_F32, in float32. Returns how many. */
-int ts_conv_engines(const ts_conv_place *at, const ts_conv_graph *g, ts_conv_engine *e, int room);
+/* Engines for the graph of any number of pictures, cuDNN's favourite first. They add in a fixed order, without transforms, and, with
+ * TS_MATH_F32, in float32. Returns how many. Not each of them takes each number. */
+int ts_conv_engines(const ts_conv_place *at, const ts_conv_graph *g, ts_conv_engine e[TS_CONV_ENGINES]);
 
 struct ts_conv_plan;
 

@@ -23,8 +23,6 @@
 #include "kernels/cuda/product.h"
 #include "tessera/op_add.h"
 
-enum { ENGINES = 4 }; /* that are tried for a shape */
-
 /* For a number of pictures. */
 struct planned {
     int64_t B;
@@ -35,7 +33,7 @@ struct planned {
 /* What was chosen for a shape, of any number of pictures. */
 struct chosen {
     ts_conv_graph graph;
-    ts_conv_engine engine[ENGINES];
+    ts_conv_engine engine[TS_CONV_ENGINES];
     int engines, at; /* how many, and which of them it is; none is left where they are equal */
     bool settled;    /* it is, from now on */
     planned *plans;  /* with it */
@@ -148,7 +146,7 @@ static chosen *choice_of(ts_convolver *v, const ts_conv_graph *g)
     chosen *k = (chosen *)calloc(1, sizeof *k);
     if (!k) return nullptr;
     k->graph = *g;
-    k->engines = ts_conv_engines(&v->place, g, k->engine, ENGINES);
+    k->engines = ts_conv_engines(&v->place, g, k->engine);
     k->next = v->choices;
     return v->choices = k;
 }

@@ -124,10 +124,9 @@ bool takes(const ts_conv_place *at, ts_conv_graph g, const ts_conv_engine *e, in
 
 void check_layer(const device &d, const ts_conv_place *at, const ts_conv_graph &g, const kind &k, bool compile)
 {
-    enum { ROOM = 4 };
-    ts_conv_engine e[ROOM];
+    ts_conv_engine e[TS_CONV_ENGINES];
     const ts_conv2d &c = g.shape;
-    const int n = ts_conv_engines(at, &g, e, ROOM);
+    const int n = ts_conv_engines(at, &g, e);
     ck_assert_msg(n > 0 || may_be_refused(g), "%s: no engine for %s in %s of Y=%d C=%d O=%d stride=%d", d.name, PASSES[g.pass], k.name,
                   (int)c.Y, (int)c.C, (int)c.O, c.stride);
     if (n == 0 || (g.operands == TS_BF16 && !compile)) return;
