@@ -121,29 +121,34 @@ static inline uint32_t pair_of(float first, float second)
 
 typedef uint32_t lanes __attribute__((vector_size(4 * TILE)));
 
-/* r[i][k] and r[k][i] change places, blocks of `apart` at a time. */
-#define TURN(apart)                                                                                                                    \
-    do {                                                                                                                               \
-        lanes low, high;                                                                                                               \
-        for (uint32_t l = 0; l < TILE; l++) {                                                                                          \
-            low[l] = l & (apart) ? l - (apart) + TILE : l;                                                                             \
-            high[l] = l & (apart) ? l + TILE : l + (apart);                                                                            \
-        }                                                                                                                              \
-        for (int i = 0; i < TILE; i++) {                                                                                               \
-            if (i & (apart)) continue;                                                                                                 \
-            const lanes a = r[i], b = r[i + (apart)];                                                                                  \
-            r[i] = __builtin_shuffle(a, b, low);                                                                                       \
-            r[i + (apart)] = __builtin_shuffle(a, b, high);                                                                            \
-        }                                                                                                                              \
-    } while (0)
+/* Lanes of two registers: where bit `n` of a lane is set, the second gives what the first has there without it; and the others. */
+#define EVEN_1 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30
+#define ODD_1 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31
+#define EVEN_2 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
+#define ODD_2 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+#define EVEN_4 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27
+#define ODD_4 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31
+#define EVEN_8 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23
+#define ODD_8 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31
 
-static void turn(uint32_t *to, lanes r[TILE])
+/* One of four steps that turn a matrix round: r[i][k] and r[k][i] change places, blocks of `n` at a time. */
+#define TURN(n)                                                                                                                        \
+    for (int i = 0; i < TILE; i++) {                                                                                                   \
+        if (i & (n)) continue;                                                                                                         \
+        const lanes a = r[i], b = r[i + (n)];                                                                                          \
+        r[i] = __builtin_shufflevector(a, b, EVEN_##n);                                                                                \
+        r[i + (n)] = __builtin_shufflevector(a, b, ODD_##n);                                                                           \
+    }
+
+static void turn(uint32_t *to, uint32_t (*pairs)[TILE])
 {
-    TURN(1);
-    TURN(2);
-    TURN(4);
-    TURN(8);
-    memcpy(to, r, TILE * sizeof *r);
+    lanes r[TILE];
+    memcpy(r, pairs, sizeof r);
+    TURN(1)
+    TURN(2)
+    TURN(4)
+    TURN(8)
+    memcpy(to, r, sizeof r);
 }
 
 /* dy of 32 pixels from q on: to is where the first panel has them. */
@@ -153,15 +158,15 @@ static void turn_pixels(const job *j, uint32_t *to, int64_t q)
     place at = place_of(j, q);
     for (int i = 0; i < TILE_DEPTH; i++, go_on(j, &at)) row[i] = pixel(j, j->dy, j->c->O, &at);
     for (int64_t o = 0; o < j->c->O / TILE; o++) {
-        lanes r[TILE];
+        uint32_t pairs[TILE][TILE];
         for (int p = 0; p < TILE; p++) {
             const float *first = row[2 * p], *second = row[2 * p + 1];
             first = first == j->zeros ? first : first + o * TILE;
             second = second == j->zeros ? second : second + o * TILE;
 #pragma omp simd
-            for (int n = 0; n < TILE; n++) r[p][n] = pair_of(first[n], second[n]);
+            for (int n = 0; n < TILE; n++) pairs[p][n] = pair_of(first[n], second[n]);
         }
-        turn(to + (o / 2 * (j->strip / TILE_DEPTH) * STEP + o % 2 * TILE_BYTES) / (int64_t)sizeof *to, r);
+        turn(to + (o / 2 * (j->strip / TILE_DEPTH) * STEP + o % 2 * TILE_BYTES) / (int64_t)sizeof *to, pairs);
     }
 }
 
