@@ -70,6 +70,9 @@ void tg_drop(ts_graph *g, ts_tensor *t); /* t, which may be NULL, is not needed 
  * (backend.h), which counts on the same blocks. */
 void tg_trim(ts_graph *g);
 
+/* Will a convolution of so many multiplications for each picture be prepared for (ts_conv2d.recurs)? In training, if it is large. */
+int tg_prepares(const ts_graph *g, int64_t multiplications);
+
 /* Views: no copy. */
 ts_tensor *tg_reshape(ts_graph *g, ts_tensor *x, int rank, const int64_t *dim);
 /* Columns [i*C, (i+1)*C) of x (B, n*C): what an AdaLN chunk is. */

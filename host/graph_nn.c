@@ -63,13 +63,12 @@ static void conv2d_back(ts_graph *g, tg_node *n)
     ts_block_drop(g->d, scratch);
 }
 
-/* Will it be computed so often that time to prepare for it comes back? cuDNN compiles a kernel in about two seconds. By the
- * published peaks of an A100 (156 TFLOP/s in TF32, 312 in bfloat16) that saves 0.1 ms in a batch of 16 pictures with 1e9 multiplications each:
- * it is back after 20,000 batches, and for the large layers of a tokenizer much sooner. */
-static int worth_preparing(const ts_graph *g, const ts_conv2d *c)
+/* Where the time to prepare comes back: cuDNN compiles a kernel in about two seconds. By the published peaks of an A100 (156 TFLOP/s in
+ * TF32, 312 in bfloat16) that saves 0.1 ms in a batch of 16 pictures with 1e9 multiplications each: it is back after 20,000 batches, and
+ * for the large layers of a tokenizer much sooner. */
+int tg_prepares(const ts_graph *g, int64_t multiplications)
 {
-    const int64_t outputs = ts_conv2d_out(c, c->Y) * ts_conv2d_out(c, c->X) * c->O;
-    return g->training && outputs * c->k * c->k * c->C >= 1000000000;
+    return g->training && multiplications >= 1000000000;
 }
 
 ts_tensor *tg_conv2d(ts_graph *g, ts_tensor *x, ts_tensor *w, ts_tensor *b, int stride, int pad_lo, int pad_hi)
@@ -79,7 +78,7 @@ ts_tensor *tg_conv2d(ts_graph *g, ts_tensor *x, ts_tensor *w, ts_tensor *b, int 
         return tg_mismatch(g, "conv2d", "(B,Y,X,C) with the weight's input channels", x);
     ts_conv2d op = { x->dim[0], x->dim[1], x->dim[2], x->dim[3], w->dim[0], (int)w->dim[1], stride, pad_lo, pad_hi,
                      tg_math(g), x->dtype, 0 };
-    op.recurs = worth_preparing(g, &op);
+    op.recurs = tg_prepares(g, ts_conv2d_out(&op, op.Y) * ts_conv2d_out(&op, op.X) * op.O * op.k * op.k * op.C);
     ts_tensor *in[] = { x, w, b };
     ts_tensor *y = tg_new(g, TS_F32, 4, TG_DIMS(op.B, ts_conv2d_out(&op, op.Y), ts_conv2d_out(&op, op.X), op.O));
     ts_block *scratch = tg_scratch(g, TG_BE(g)->conv2d_scratch(TG_S(g), &op, 0));

@@ -140,6 +140,13 @@ double t_bf16(double x)
     return ldexp(rint(ldexp(m, 8)), e - 8);
 }
 
+double *t_operand(const float *x, int64_t n, ts_math math)
+{
+    double *y = t_alloc(sizeof(double) * (size_t)n);
+    for (int64_t i = 0; i < n; i++) y[i] = math == TS_MATH_BF16 ? t_bf16(x[i]) : x[i];
+    return y;
+}
+
 double t_sum_tolerance(int64_t n)
 {
     return 4 * sqrt((double)n + 4) * 0x1p-24;

@@ -49,6 +49,8 @@ void t_closef(const char *what, const float *got, const float *want, int64_t n, 
 
 /* x rounded to bfloat16, to nearest even, by another way than the kernels'. */
 double t_bf16(double x);
+/* x (n) as operands of a product: in double, rounded so if math is TS_MATH_BF16. */
+double *t_operand(const float *x, int64_t n, ts_math math);
 
 /* How far float32 sums of n products of normals may be off: rounding errors, 2^-24 each, add up like a random walk. The factor 4
  * is for the largest of many outputs. Products of bfloat16 are exact in float32, so the bound is the same. */

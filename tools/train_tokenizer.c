@@ -186,7 +186,8 @@ static ts_status run(tokenizer_run *r, const train_options *o, const json_t *pre
     TS_TRY(trainer_begin(t, preset, o->resume));
     ts_log("tokenizer: %.2f M parameters, %lld pictures, %lld steps of %lld", (double)ts_params_floats(t->params) / 1e6,
            (long long)ts_dataset_count(r->data), (long long)t->c.steps, (long long)t->c.batch);
-    if (strcmp(d->be->name, "cuda") == 0 && d->math == TS_MATH_BF16)
+    const int64_t layer = 9 * (int64_t)c.image_size * c.image_size * c.ch * c.ch; /* what the first ones multiply, one of the largest */
+    if (strcmp(d->be->name, "cuda") == 0 && d->math == TS_MATH_BF16 && tg_prepares(t->g, layer))
         ts_log("the first step can take a minute or two: cuDNN compiles kernels for large convolutions");
     TS_TRY(start_loader(r, 2));
     return trainer_run(t);

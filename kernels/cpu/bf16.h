@@ -14,6 +14,12 @@ static inline uint32_t bf16_bits(float x)
     return x == x ? rounded : u | 0x00400000u; /* adding could carry a NaN's payload out */
 }
 
+/* Two numbers, rounded, as they stand next to each other in memory. */
+static inline uint32_t bf16_pair(float first, float second)
+{
+    return bf16_bits(first) >> 16 | (bf16_bits(second) & 0xffff0000u);
+}
+
 static inline uint16_t bf16_narrow(float x)
 {
     return (uint16_t)(bf16_bits(x) >> 16);

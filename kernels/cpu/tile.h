@@ -28,6 +28,12 @@ enum { TILE = 16, TILE_DEPTH = 32, TILE_BYTES = 1024 }; /* rows and columns of c
  * used for: Linux gives the registers to those who ask. */
 int tile_unit(void);
 
+/* Eight lines, `apart` bytes apart, half of a tile, to the first-level cache. */
+static inline void tile_fetch(const void *p, int64_t apart)
+{
+    for (int i = 0; i < TILE / 2; i++) __builtin_prefetch((const char *)p + i * apart);
+}
+
 #if defined __AMX_BF16__ && defined __AMX_TILE__
 enum { TILE_IN_C = 0 };
 

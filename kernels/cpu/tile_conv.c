@@ -58,7 +58,7 @@ static void transform_tile(uint32_t *to, const void *w, ts_dtype dtype, int64_t 
             continue;
         }
         const float *row = (const float *)w + at + n * apart;
-        for (int p = 0; p < TILE; p++) pair[n][p] = bf16_bits(row[2 * p]) >> 16 | (bf16_bits(row[2 * p + 1]) & 0xffff0000u);
+        for (int p = 0; p < TILE; p++) pair[n][p] = bf16_pair(row[2 * p], row[2 * p + 1]);
     }
     for (int p = 0; p < TILE; p++)
         for (int n = 0; n < TILE; n++) to[p * TILE + n] = pair[n][p];
@@ -81,7 +81,7 @@ static void transform_turned(uint32_t *to, const float *w, int64_t apart)
     for (int p = 0; p < TILE; p++) {
         const float *even = w + 2 * p * apart, *odd = even + apart;
 #pragma omp simd
-        for (int n = 0; n < TILE; n++) to[p * TILE + n] = bf16_bits(even[n]) >> 16 | (bf16_bits(odd[n]) & 0xffff0000u);
+        for (int n = 0; n < TILE; n++) to[p * TILE + n] = bf16_pair(even[n], odd[n]);
     }
 }
 
@@ -118,12 +118,6 @@ typedef struct {
     int fresh; /* the panel is read for the first time */
 } plan;
 
-/* Eight lines, `apart` bytes apart, to the first-level cache. */
-static inline void fetch(const void *p, int64_t apart)
-{
-    for (int i = 0; i < 8; i++) __builtin_prefetch((const char *)p + i * apart);
-}
-
 static void fetch_far(const char *panel)
 {
     for (int i = 0; i < STEP; i += LINE) __builtin_prefetch(panel + FAR * STEP + i, 0, 2);
@@ -157,21 +151,21 @@ static void sum_two(const block *k, const plan *p, const char *panel)
         if (i <= 2 * TILE) fetch_outputs(k, p, i - 1);
         panel += STEP;
         TILE_DOT(0, 4, 6);
-        fetch(w, LINE);
+        tile_fetch(w, LINE);
         TILE_DOT(1, 4, 7);
-        fetch(w + 8 * LINE, LINE);
+        tile_fetch(w + 8 * LINE, LINE);
         TILE_LOAD(4, k->x[0] + p->step[i], stride);
-        fetch(x[0], stride);
+        tile_fetch(x[0], stride);
         TILE_LOAD(7, panel + TILE_BYTES, LINE);
-        fetch(x[0] + 8 * p->pitch, stride);
+        tile_fetch(x[0] + 8 * p->pitch, stride);
         TILE_DOT(2, 5, 6);
-        fetch(x[1], stride);
+        tile_fetch(x[1], stride);
         TILE_LOAD(5, k->x[1] + p->step[i], stride);
-        fetch(x[1] + 8 * p->pitch, stride);
+        tile_fetch(x[1] + 8 * p->pitch, stride);
         TILE_LOAD(6, panel, LINE);
-        fetch(w + 16 * LINE, LINE);
+        tile_fetch(w + 16 * LINE, LINE);
         TILE_DOT(3, 5, 7);
-        fetch(w + 24 * LINE, LINE);
+        tile_fetch(w + 24 * LINE, LINE);
     }
     TILE_DOT(0, 4, 6);
     TILE_DOT(1, 4, 7);

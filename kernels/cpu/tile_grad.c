@@ -114,11 +114,6 @@ static const float *pixel(const job *j, const float *of, int64_t width, const pl
     return of + (c->k == 1 ? p->q : (p->image * c->Y + p->row) * c->X + p->column) * width;
 }
 
-static inline uint32_t pair_of(float first, float second)
-{
-    return bf16_bits(first) >> 16 | (bf16_bits(second) & 0xffff0000u);
-}
-
 typedef uint32_t lanes __attribute__((vector_size(4 * TILE)));
 
 /* Lanes of two registers: where bit `n` of a lane is set, the second gives what the first has there without it; and the others. */
@@ -160,11 +155,9 @@ static void turn_pixels(const job *j, uint32_t *to, int64_t q)
     for (int64_t o = 0; o < j->c->O / TILE; o++) {
         uint32_t pairs[TILE][TILE];
         for (int p = 0; p < TILE; p++) {
-            const float *first = row[2 * p], *second = row[2 * p + 1];
-            first = first == j->zeros ? first : first + o * TILE;
-            second = second == j->zeros ? second : second + o * TILE;
+            const float *first = row[2 * p] + o * TILE, *second = row[2 * p + 1] + o * TILE;
 #pragma omp simd
-            for (int n = 0; n < TILE; n++) pairs[p][n] = pair_of(first[n], second[n]);
+            for (int n = 0; n < TILE; n++) pairs[p][n] = bf16_pair(first[n], second[n]);
         }
         turn(to + (o / 2 * (j->strip / TILE_DEPTH) * STEP + o % 2 * TILE_BYTES) / (int64_t)sizeof *to, pairs);
     }
@@ -179,16 +172,16 @@ static void pair_pixels(const job *j, uint32_t *to, place p)
     const float *c = pixel(j, j->x, C, &p);
     if (j->shifts == 1) {
 #pragma omp simd
-        for (int64_t i = 0; i < C; i++) to[i] = pair_of(b[i], c[i]);
+        for (int64_t i = 0; i < C; i++) to[i] = bf16_pair(b[i], c[i]);
         return;
     }
     const float *a = b != j->zeros && column > 0 ? b - C : j->zeros, *d = c != j->zeros && column + 2 < X ? c + C : j->zeros;
     uint32_t *middle = to + apart, *right = middle + apart;
 #pragma omp simd
     for (int64_t i = 0; i < C; i++) {
-        to[i] = pair_of(a[i], b[i]);
-        middle[i] = pair_of(b[i], c[i]);
-        right[i] = pair_of(c[i], d[i]);
+        to[i] = bf16_pair(a[i], b[i]);
+        middle[i] = bf16_pair(b[i], c[i]);
+        right[i] = bf16_pair(c[i], d[i]);
     }
 }
 
@@ -210,12 +203,6 @@ static void prepare(const job *j, int64_t first, int64_t strips)
 
 /* ---- sums ---- */
 
-/* Eight lines, `apart` bytes apart, to the first-level cache. */
-static inline void fetch(const char *p, int64_t apart)
-{
-    for (int i = 0; i < 8; i++) __builtin_prefetch(p + i * apart);
-}
-
 /* The order of instructions, and fetching ahead, as in tile_conv.c. */
 static __attribute__((noinline)) void sum_panel(const char *dy, const char *x, int64_t stride, int64_t steps)
 {
@@ -229,21 +216,21 @@ static __attribute__((noinline)) void sum_panel(const char *dy, const char *x, i
         x += TILE * stride;
         const char *next = x + TILE * stride;
         TILE_DOT(0, 4, 6);
-        fetch(next, stride);
+        tile_fetch(next, stride);
         TILE_DOT(1, 4, 7);
-        fetch(next + 8 * stride, stride);
+        tile_fetch(next + 8 * stride, stride);
         TILE_LOAD(4, dy, LINE);
-        fetch(next + LINE, stride);
+        tile_fetch(next + LINE, stride);
         TILE_LOAD(7, x + LINE, stride);
-        fetch(next + 8 * stride + LINE, stride);
+        tile_fetch(next + 8 * stride + LINE, stride);
         TILE_DOT(2, 5, 6);
-        fetch(dy + STEP, LINE);
+        tile_fetch(dy + STEP, LINE);
         TILE_LOAD(5, dy + TILE_BYTES, LINE);
-        fetch(dy + STEP + 8 * LINE, LINE);
+        tile_fetch(dy + STEP + 8 * LINE, LINE);
         TILE_LOAD(6, x, stride);
-        fetch(dy + STEP + 16 * LINE, LINE);
+        tile_fetch(dy + STEP + 16 * LINE, LINE);
         TILE_DOT(3, 5, 7);
-        fetch(dy + STEP + 24 * LINE, LINE);
+        tile_fetch(dy + STEP + 24 * LINE, LINE);
     }
     TILE_DOT(0, 4, 6);
     TILE_DOT(1, 4, 7);

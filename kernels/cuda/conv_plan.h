@@ -6,7 +6,7 @@
  *
  * Operands are float32 or bfloat16; sums and results are float32. For bfloat16 operands the kernels that come with cuDNN store
  * bfloat16 only. Where the sum goes on to another operation, be it the identity, cuDNN compiles a kernel that stores float32: that
- * takes one to three seconds, so it is for shapes that come again and again.
+ * takes one to three seconds (version 9.19 on a 2.1 GHz Xeon), so it is for shapes that come again and again.
  *
  * Source: "Graph API" in the manual of cuDNN 9. What it takes on which architecture: tests/cudnn.
  */

@@ -323,18 +323,13 @@ static void *from(char **scratch, int64_t n, ts_dtype as)
     return p;
 }
 
-static ts_status round_to(ts_stream *s, void *y, const float *x, int64_t n, ts_dtype as)
-{
-    return as == TS_BF16 ? ts_narrow(s, (uint16_t *)y, x, n) : ts_round(s, (float *)y, x, n);
-}
-
 static ts_status bring(ts_stream *s, const void **p, const float *x, int64_t n, const ts_conv2d *c, ts_dtype as, char **scratch)
 {
     *p = x;
     if (c->math == TS_MATH_F32) return TS_OK;
     void *y = from(scratch, n, as);
     *p = y;
-    return round_to(s, y, x, n, as);
+    return ts_round(s, y, x, n, as);
 }
 
 static ts_status bring_weights(ts_stream *s, const void **p, const float *w, const ts_conv2d *c, ts_dtype as, char **scratch)
@@ -368,7 +363,7 @@ static ts_status bring_image(ts_stream *s, const void **p, const void *x, const 
     *p = y;
     if (uneven(c)) return pad(s, y, x, c, as);
     if (c->x_dtype == TS_BF16) return ts_widen(s, (float *)y, (const uint16_t *)x, 1, n, n);
-    return round_to(s, y, (const float *)x, n, as);
+    return ts_round(s, y, (const float *)x, n, as);
 }
 
 /* ---- running ---- */

@@ -31,11 +31,6 @@ static kept *range_of(const ts_stream *s, const float *w)
     return nullptr;
 }
 
-static ts_status round_to(ts_stream *s, void *to, const float *w, int64_t n, ts_dtype as)
-{
-    return as == TS_BF16 ? ts_narrow(s, (uint16_t *)to, w, n) : ts_round(s, (float *)to, w, n);
-}
-
 static copy *copy_of(const kept *k, const float *w, int64_t n, ts_dtype as)
 {
     copy *c = k->copies;
@@ -82,7 +77,7 @@ ts_status ts_round_weights(ts_stream *s, const void **p, const float *w, int64_t
     c = k && !s->recording ? new_copy(k, w, n, as) : nullptr;
     void *to = c ? c->rounded : scratch;
     *p = to;
-    const ts_status st = round_to(s, to, w, n, as);
+    const ts_status st = ts_round(s, to, w, n, as);
     if (st != TS_OK && c) drop_latest(k);
     return st;
 }

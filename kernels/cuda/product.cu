@@ -37,9 +37,10 @@ static __global__ void round_k1(float *y, const float *x, int64_t n)
     TS_EACH(i, n) y[i] = bf16_round(x[i]);
 }
 
-ts_status ts_round(ts_stream *s, float *y, const float *x, int64_t n)
+ts_status ts_round(ts_stream *s, void *y, const float *x, int64_t n, ts_dtype as)
 {
-    return n == 0 ? TS_OK : TS_LAUNCH(round_k1, ts_blocks(n), BLOCK, 0, s, y, x, n);
+    if (as == TS_BF16) return ts_narrow(s, (uint16_t *)y, x, n);
+    return n == 0 ? TS_OK : TS_LAUNCH(round_k1, ts_blocks(n), BLOCK, 0, s, (float *)y, x, n);
 }
 
 static __global__ void widen_k1(float *y, const uint16_t *x, int64_t n, int64_t stride, int64_t all)

@@ -14,9 +14,9 @@ typedef struct {
 ts_status ts_product(ts_stream *s, float *c, ts_operand a, ts_operand b, int64_t M, int64_t N, int64_t K, ts_math math,
                      int add);
 
-/* y (n) = x rounded to bfloat16, to nearest even; NaN stays NaN. ts_round: they stand in y as float32. */
+/* y (n) = x rounded to bfloat16, to nearest even; NaN stays NaN. ts_round: they stand in y as `as` says. */
 ts_status ts_narrow(ts_stream *s, uint16_t *y, const float *x, int64_t n);
-ts_status ts_round(ts_stream *s, float *y, const float *x, int64_t n);
+ts_status ts_round(ts_stream *s, void *y, const float *x, int64_t n, ts_dtype as);
 
 /* y (rows,n) = x, whose rows are `stride` numbers apart, as float32. */
 ts_status ts_widen(ts_stream *s, float *y, const uint16_t *x, int64_t rows, int64_t n, int64_t stride);

@@ -6,7 +6,7 @@
  *   traffic.cpp bytes, sectors and bank conflicts of launches, if asked for
  *   stream.cpp  streams, events, graphs: work is put off until somebody waits for it
  *   include/mma.h  matrix fragments; products of a warp in block.cpp
- *   cublas.cpp, cudnn.cpp  the calls of cuBLAS and cuDNN in use, as plain loops
+ *   cublas.cpp, cudnn.cpp  the calls of cuBLAS and cuDNN in use, as plain loops (of cuDNN in convolution.cpp)
  *
  * Every access of a kernel arrives here because kernels are compiled with -fsanitize=thread and linked with the
  * __tsan_* functions of memory.cpp. (With ASAN=1 AddressSanitizer takes that place: bounds and freed memory, but

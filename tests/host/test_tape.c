@@ -373,6 +373,40 @@ T_TEST(out_of_memory_on_the_way_back)
     ts_device_close(d);
 }
 
+static ts_conv2d asked;
+
+static ts_status conv2d_that_notes(ts_stream *s, float *y, const void *x, const float *w, const float *b, const ts_conv2d *c, void *scratch)
+{
+    (void)s, (void)y, (void)x, (void)w, (void)b, (void)scratch;
+    asked = *c;
+    return TS_OK;
+}
+
+/* Only a large convolution (256x256x123x125 multiplications are just enough, 124 outputs are not), and only in training, recurs. */
+T_TEST(large_convolutions_of_training_recur)
+{
+    (void)be, (void)s;
+    static const struct {
+        int training, outputs, recurs;
+    } CASES[] = { { 1, 125, 1 }, { 1, 124, 0 }, { 0, 125, 0 } };
+    for (int i = 0; i < 3; i++) {
+        ts_device *d;
+        ts_graph *g;
+        T_OK(ts_device_open(&d, "cpu", 1, TS_MATH_F32));
+        ts_backend spy = *d->be;
+        spy.conv2d_fwd = conv2d_that_notes;
+        d->be = &spy;
+        T_OK(ts_graph_new(&g, d, CASES[i].training));
+        tg_conv2d(g, tg_empty(g, TS_F32, 4, TG_DIMS(1, 256, 256, 123)), tg_empty(g, TS_F32, 4, TG_DIMS(CASES[i].outputs, 1, 1, 123)), NULL,
+                  1, 0, 0);
+        T_OK(ts_graph_status(g));
+        T_EQI(asked.O, CASES[i].outputs);
+        T_EQI(asked.recurs, CASES[i].recurs);
+        ts_graph_free(g);
+        ts_device_close(d);
+    }
+}
+
 int main(void)
 {
     Suite *u = t_suite("tape");
@@ -384,5 +418,6 @@ int main(void)
     T_ADD1(u, errors_stick);
     T_ADD1(u, out_of_memory_anywhere);
     T_ADD1(u, out_of_memory_on_the_way_back);
+    T_ADD1(u, large_convolutions_of_training_recur);
     return t_run(u);
 }

@@ -21,13 +21,6 @@ static const ts_conv2d SHAPES[] = {
 };
 enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES };
 
-static double *operand(const float *x, int64_t n, ts_math math)
-{
-    double *y = t_alloc(sizeof(double) * (size_t)n);
-    for (int64_t i = 0; i < n; i++) y[i] = math == TS_MATH_BF16 ? t_bf16(x[i]) : x[i];
-    return y;
-}
-
 static double *doubles(int64_t n)
 {
     return t_alloc(sizeof(double) * (size_t)n);
@@ -72,7 +65,7 @@ static void check_fwd(const ts_backend *be, ts_stream *s, const ts_conv2d *c, co
     const sizes n = sizes_of(c);
     double *want = doubles(n.y);
     for (int64_t i = 0; b && i < n.y; i++) want[i] = b[i % c->O];
-    oracle(c, want, NULL, NULL, NULL, operand(x, n.x, c->math), operand(w, n.w, c->math));
+    oracle(c, want, NULL, NULL, NULL, t_operand(x, n.x, c->math), t_operand(w, n.w, c->math));
     t_buf *y = T_OUTF(n.y), *scratch = t_out(be, s, (int64_t)be->conv2d_scratch(s, c, 0), 1);
     T_OK(be->conv2d_fwd(s, y->dev, T_INF(x, n.x)->dev, T_INF(w, n.w)->dev, b ? T_INF(b, c->O)->dev : NULL, c,
                         scratch->dev));
@@ -86,9 +79,9 @@ static void check_bwd(const ts_backend *be, ts_stream *s, const ts_conv2d *c, co
 {
     const sizes n = sizes_of(c);
     const float *dy = t_normals(n.y, 1, 11), *dw0 = t_normals(n.w, 3, 12), *db0 = t_normals(c->O, 3, 13);
-    double *want_dx = doubles(n.x), *want_dw = operand(dw0, n.w, TS_MATH_F32);
-    double *want_db = operand(db0, c->O, TS_MATH_F32);
-    oracle(c, NULL, want_dx, want_dw, operand(dy, n.y, c->math), operand(x, n.x, c->math), operand(w, n.w, c->math));
+    double *want_dx = doubles(n.x), *want_dw = t_operand(dw0, n.w, TS_MATH_F32);
+    double *want_db = t_operand(db0, c->O, TS_MATH_F32);
+    oracle(c, NULL, want_dx, want_dw, t_operand(dy, n.y, c->math), t_operand(x, n.x, c->math), t_operand(w, n.w, c->math));
     for (int64_t i = 0; i < n.y; i++) want_db[i % c->O] += dy[i];
 
     t_buf *dx = T_OUTF(n.x), *dw = T_INF(dw0, n.w), *db = T_INF(db0, c->O);
@@ -246,8 +239,8 @@ T_TEST(oracle_gradient_is_the_slope)
     (void)be, (void)s;
     const ts_conv2d c = { 2, 4, 5, 2, 3, 3, 2, 0, 1, TS_MATH_F32, TS_F32, 0 };
     const sizes n = sizes_of(&c);
-    double *x = operand(t_normals(n.x, 1, 1), n.x, c.math), *w = operand(t_normals(n.w, 1, 2), n.w, c.math);
-    double *dy = operand(t_normals(n.y, 1, 3), n.y, c.math), *dx = doubles(n.x), *dw = doubles(n.w);
+    double *x = t_operand(t_normals(n.x, 1, 1), n.x, c.math), *w = t_operand(t_normals(n.w, 1, 2), n.w, c.math);
+    double *dy = t_operand(t_normals(n.y, 1, 3), n.y, c.math), *dx = doubles(n.x), *dw = doubles(n.w);
     oracle(&c, NULL, dx, dw, dy, x, w);
     check_slopes(x, n.x, dx, dy, x, w, &c);
     check_slopes(w, n.w, dw, dy, x, w, &c);
@@ -360,7 +353,7 @@ T_TEST(constant_weights)
         const float *x = t_normals(n.x, 1, 1), *w = t_normals(n.w, 1, 2), *b = t_normals(c.O, 1, 3);
         double *want = doubles(n.y);
         for (int64_t j = 0; j < n.y; j++) want[j] = b[j % c.O];
-        oracle(&c, want, NULL, NULL, NULL, operand(x, n.x, c.math), operand(w, n.w, c.math));
+        oracle(&c, want, NULL, NULL, NULL, t_operand(x, n.x, c.math), t_operand(w, n.w, c.math));
         t_buf *in = T_INF(x, n.x), *weights = T_INF(w, n.w), *bias = T_INF(b, c.O), *y[2], *alone = T_OUTF(n.y);
         for (int t = 0; t < 2; t++) {
             T_OK(be->mem_constant(streams[t], weights->dev, (size_t)n.w * sizeof(float), 1));

@@ -13,13 +13,6 @@ static const struct {
 } SHAPES[] = { { 1, 1, 1 }, { 31, 17, 5 }, { 257, 64, 96 }, { 5, 256, 768 }, { 64, 31, 257 }, { 130, 300, 40 }, { 600, 3, 3 } };
 enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES };
 
-static double *operand(const float *x, int64_t n, ts_math math)
-{
-    double *y = t_alloc(sizeof(double) * (size_t)n);
-    for (int64_t i = 0; i < n; i++) y[i] = math == TS_MATH_BF16 ? t_bf16(x[i]) : x[i];
-    return y;
-}
-
 static double *doubles(int64_t n)
 {
     return t_alloc(sizeof(double) * (size_t)n);
@@ -49,8 +42,8 @@ static void check_fwd(const ts_backend *be, ts_stream *s, const ts_linear *l, co
                       const float *b)
 {
     double *want = doubles(l->N * l->O);
-    oracle_fwd(want, operand(x, l->N * l->I, l->math), operand(w, l->O * l->I, l->math),
-               b ? operand(b, l->O, TS_MATH_F32) : NULL, l);
+    oracle_fwd(want, t_operand(x, l->N * l->I, l->math), t_operand(w, l->O * l->I, l->math),
+               b ? t_operand(b, l->O, TS_MATH_F32) : NULL, l);
     t_buf *y = T_OUTF(l->N * l->O), *scratch = t_out(be, s, (int64_t)be->linear_scratch(s, l, 0), 1);
     t_buf *dx = T_INF(x, l->N * l->I), *dw = T_INF(w, l->O * l->I), *db = b ? T_INF(b, l->O) : NULL;
     T_OK(be->linear_fwd(s, y->dev, dx->dev, dw->dev, db ? db->dev : NULL, l, scratch->dev));
@@ -65,8 +58,8 @@ static void check_bwd(const ts_backend *be, ts_stream *s, const ts_linear *l, co
 {
     const int64_t nx = l->N * l->I, nw = l->O * l->I, ny = l->N * l->O;
     const float *dy = t_normals(ny, 1, 11), *dw0 = t_normals(nw, 3, 12), *db0 = t_normals(l->O, 3, 13);
-    double *want_dx = doubles(nx), *want_dw = operand(dw0, nw, TS_MATH_F32), *want_db = operand(db0, l->O, TS_MATH_F32);
-    oracle_bwd(want_dx, want_dw, operand(dy, ny, l->math), operand(x, nx, l->math), operand(w, nw, l->math), l);
+    double *want_dx = doubles(nx), *want_dw = t_operand(dw0, nw, TS_MATH_F32), *want_db = t_operand(db0, l->O, TS_MATH_F32);
+    oracle_bwd(want_dx, want_dw, t_operand(dy, ny, l->math), t_operand(x, nx, l->math), t_operand(w, nw, l->math), l);
     for (int64_t i = 0; i < ny; i++) want_db[i % l->O] += dy[i];
 
     t_buf *dx = T_OUTF(nx), *dw = T_INF(dw0, nw), *db = T_INF(db0, l->O);
@@ -119,8 +112,8 @@ T_TEST(oracle_gradient_is_the_slope)
 {
     (void)be, (void)s;
     const ts_linear l = { .N = 3, .I = 4, .O = 5, .math = TS_MATH_F32 };
-    double *x = operand(t_normals(12, 1, 1), 12, l.math), *w = operand(t_normals(20, 1, 2), 20, l.math);
-    double *dy = operand(t_normals(15, 1, 3), 15, l.math), *dx = doubles(12), *dw = doubles(20);
+    double *x = t_operand(t_normals(12, 1, 1), 12, l.math), *w = t_operand(t_normals(20, 1, 2), 20, l.math);
+    double *dy = t_operand(t_normals(15, 1, 3), 15, l.math), *dx = doubles(12), *dw = doubles(20);
     oracle_bwd(dx, dw, dy, x, w, &l);
     check_slopes(x, 12, dx, dy, x, w, &l);
     check_slopes(w, 20, dw, dy, x, w, &l);

@@ -27,13 +27,6 @@ static const ts_conv2d SHAPES[] = {
 };
 enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES, GUARD = 64 };
 
-static double *rounded(const float *x, int64_t n)
-{
-    double *y = t_alloc(sizeof(double) * (size_t)n);
-    for (int64_t i = 0; i < n; i++) y[i] = t_bf16(x[i]);
-    return y;
-}
-
 static double *oracle(const ts_conv2d *c, const double *x, const double *w, const float *b)
 {
     double *y = t_alloc(sizeof(double) * (size_t)(c->B * c->Y * c->X * c->O));
@@ -91,7 +84,7 @@ T_TEST(the_formula)
         const int64_t nx = c.B * c.Y * c.X * c.C, nw = c.O * c.k * c.k * c.C, ny = c.B * c.Y * c.X * c.O;
         const float *x = t_normals(nx, 1, 1), *w = t_normals(nw, 1, 2), *b = t_normals(c.O, 1, 3);
         T_TRUE(tile_conv_takes(&c));
-        const double *xd = rounded(x, nx), *wd = rounded(w, nw);
+        const double *xd = t_operand(x, nx, TS_MATH_BF16), *wd = t_operand(w, nw, TS_MATH_BF16);
         const float *y = run(&c, 1, x, w, b);
         t_close("y", y, oracle(&c, xd, wd, b), ny, t_sum_tolerance(c.k * c.k * c.C));
         t_close("y without bias", run(&c, 2, x, w, NULL), oracle(&c, xd, wd, NULL), ny, t_sum_tolerance(c.k * c.k * c.C));
@@ -174,7 +167,7 @@ T_TEST(gradients_of_pixels)
         tile_conv_transform(&stream, want, turned, TS_F32, &a);
         T_TRUE(memcmp(u, want, numbers * sizeof *u) == 0);
         for (size_t j = 0; j < GUARD; j++) T_TRUE(u[numbers + j] == 0xffff);
-        t_close("dx", run(&a, 2, dy, turned, NULL), oracle(&a, rounded(dy, ny), rounded(turned, nw), NULL), nx,
+        t_close("dx", run(&a, 2, dy, turned, NULL), oracle(&a, t_operand(dy, ny, TS_MATH_BF16), t_operand(turned, nw, TS_MATH_BF16), NULL), nx,
                 t_sum_tolerance(c.k * c.k * c.O));
     }
 }

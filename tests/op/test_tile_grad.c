@@ -24,13 +24,6 @@ static const ts_conv2d SHAPES[] = {
 };
 enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES, GUARD = 64 };
 
-static double *rounded(const float *x, int64_t n)
-{
-    double *y = t_alloc(sizeof(double) * (size_t)n);
-    for (int64_t i = 0; i < n; i++) y[i] = t_bf16(x[i]);
-    return y;
-}
-
 static double *oracle(const ts_conv2d *c, const float *before, const double *dy, const double *x)
 {
     const int64_t taps = c->k * c->k, n = c->O * taps * c->C;
@@ -77,7 +70,7 @@ T_TEST(the_formula)
         const float *x = t_normals(nx, 1, 1), *dy = t_normals(ny, 1, 2), *before = t_normals(nw, 1, 3);
         T_TRUE(tile_grad_takes(c));
         const float *dw = run(c, 1, before, dy, x);
-        t_close("dw", dw, oracle(c, before, rounded(dy, ny), rounded(x, nx)), nw, t_sum_tolerance(c->B * c->Y * c->X + 1));
+        t_close("dw", dw, oracle(c, before, t_operand(dy, ny, TS_MATH_BF16), t_operand(x, nx, TS_MATH_BF16)), nw, t_sum_tolerance(c->B * c->Y * c->X + 1));
         for (int threads = 2; threads < 5; threads++) T_TRUE(memcmp(dw, run(c, threads, before, dy, x), (size_t)nw * sizeof *dw) == 0);
     }
 }
